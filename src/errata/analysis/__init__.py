@@ -1,0 +1,1 @@
+"""Analysis of recorded rows; needs no model."""

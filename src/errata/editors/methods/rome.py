@@ -1,0 +1,116 @@
+"""ROME as published, with the mixed keys that cause disabling edits: the known-bad control."""
+
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from errata.editors.base import Editor
+from errata.editors.closed_form import ClosedFormSettings
+from errata.editors.contexts import sample_contexts
+from errata.editors.keys import mean_keys
+from errata.editors.solve import Factored
+from errata.editors.statistics import StatisticsStore
+from errata.editors.update import LowRank, Update, overlay
+from errata.editors.values import optimise_value
+from errata.edits import Fact
+from errata.models import EditableModel
+
+__all__ = ["ROME", "ROMESettings"]
+
+
+class ROMESettings(ClosedFormSettings):
+    """Settings of the one-layer methods."""
+
+    layer: int = Field(ge=0)
+    """The edited layer l*, found by causal tracing. GPT2-XL 17, GPT-J 5 (0-indexed)."""
+    use_covariance: bool = True
+    """Whiten keys by C⁻¹ (`mom2_adjustment`). The published Llama files switch it off."""
+
+
+class ROME(Editor):
+    """Insert v* at key k with the rank-one update ΔW = (v* − W k°)(C⁻¹k̄)ᵀ / (k̄ᵀC⁻¹k°) (2202.05262, eq. 2).
+
+    k̄ is the key averaged over sampled prefixes, k° the key of the bare prompt. The paper has one key throughout; the
+    published code mixes the two, and where they differ much the denominator comes near zero and a single edit
+    disables the model (2403.07175). Use `r-rome`, unless this is what you study.
+    """
+
+    name: ClassVar[str] = "rome"
+    paper: ClassVar[str] = "2202.05262"
+    Settings: ClassVar[type[ROMESettings]] = ROMESettings
+
+    def __init__(self, settings: ROMESettings) -> None:
+        self.settings = settings
+        self._templates: list[str] = []
+        self._precision: Factored | None = None
+
+    def prepare(self, model: EditableModel, statistics: StatisticsStore, rng: Random) -> None:
+        """Sample the context prefixes and factor C."""
+        s = self.settings
+        model.mlp_out(s.layer)
+        self._templates = ["{}", *sample_contexts(model, s.contexts, rng)]
+        if s.use_covariance:
+            (moment,) = statistics.second_moments(model, [s.layer], s.statistics)
+            self._precision = Factored(moment.ridged(s.ridge), f"the covariance of layer {s.layer}")
+
+    def propose(self, model: EditableModel, batch: Sequence[Fact]) -> Update:
+        """Return one rank a fact; facts of a batch are taken in turn, each on top of those before it."""
+        path = model.mlp_out(self.settings.layer)
+        lefts: list[Tensor] = []
+        rights: list[Tensor] = []
+        diagnostics: dict[str, float] = {}
+        for fact in batch:
+            earlier = {path: LowRank(torch.stack(lefts, 1), torch.stack(rights))} if lefts else {}
+            with overlay(model, earlier):
+                left, right, diagnostics = self._rank_one(model, path, fact)
+            lefts.append(left)
+            rights.append(right)
+        return Update({path: LowRank(torch.stack(lefts, 1), torch.stack(rights))}, diagnostics)
+
+    def _rank_one(
+        self, model: EditableModel, path: str, fact: Fact
+    ) -> tuple[Float[Tensor, " out"], Float[Tensor, " in"], dict[str, float]]:
+        s = self.settings
+        averaged = mean_keys(model, path, [fact], [[t] for t in self._templates])
+        target = optimise_value(model, fact, s.layer, "mlp", self._templates, s.value)
+        divisor_key, output = self._divisor(model, path, fact, averaged)
+        right = averaged[0][0].double()
+        if self._precision is not None:
+            right = self._precision.solve(right[:, None])[:, 0]
+        # Scale does not matter (it divides out); unit length is what the authors report as u.
+        right = right / right.norm()
+        divisor = divisor_key[0].double() @ right
+        left = (target.vector.double() - output[0].double()) / divisor
+        cosine = torch.nn.functional.cosine_similarity(averaged[0][0].double(), divisor_key[0].double(), dim=0)
+        return (
+            left,
+            right,
+            {
+                "loss": target.losses[-1],
+                "target_probability": target.probability,
+                "value_norm": float(target.vector.norm()),
+                "initial_norm": float(target.initial.norm()),
+                "key_norm": float(averaged[0][0].norm()),
+                "divisor": float(divisor),
+                "key_cosine": float(cosine),
+            },
+        )
+
+    def _divisor(
+        self, model: EditableModel, path: str, fact: Fact, averaged: tuple[Tensor, Tensor]
+    ) -> tuple[Float[Tensor, "1 in"], Float[Tensor, "1 out"]]:
+        """Return the key of the denominator and its present output: those of the bare prompt."""
+        return mean_keys(model, path, [fact], [["{}"]])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sampled prefixes."""
+        return {"templates": list(self._templates)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the sampled prefixes."""
+        self._templates = list(state["templates"])

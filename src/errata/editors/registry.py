@@ -1,0 +1,111 @@
+"""Find editing methods by name and resolve their settings for a model."""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from functools import reduce
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from errata.editors import methods
+from errata.editors.base import Editor
+from errata.editors.settings import EditorSettings
+from errata.errors import ConfigError
+from errata.models import EditableModel
+from errata.validation import explain
+
+__all__ = ["editor_class", "editors", "merge", "published", "resolve_settings"]
+
+
+def editors() -> dict[str, type[Editor]]:
+    """Return every method by name: the files under `editors/methods/`, and other packages' `errata.editors` entry points."""
+    found: dict[str, type[Editor]] = {}
+    for info in pkgutil.iter_modules(methods.__path__):
+        module = importlib.import_module(f"{methods.__name__}.{info.name}")
+        for _, cls in inspect.getmembers(module, inspect.isclass):
+            if cls.__module__ == module.__name__ and "name" in vars(cls):
+                found[cls.name] = cls
+    for point in entry_points(group="errata.editors"):
+        cls = point.load()
+        found[cls.name] = cls
+    return dict(sorted(found.items()))
+
+
+def editor_class(name: str) -> type[Editor]:
+    """Return the method called `name`.
+
+    Raises:
+        ConfigError: when there is none; names the nearest.
+    """
+    known = editors()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"method.name is {name!r}; known methods: {', '.join(known)}.{hint}")
+    return known[name]
+
+
+def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay `high` over `low`, section by section."""
+    out = dict(low)
+    for key, value in high.items():
+        old = out.get(key)
+        out[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+def published(model: EditableModel) -> dict[str, Any]:
+    """Return the published settings whose `match` fits the model's configuration, per method; {} when none does."""
+    config = model.model.config.to_dict()
+    for file in sorted((Path(__file__).parent / "published").glob("*.yaml")):
+        record: dict[str, Any] = yaml.safe_load(file.read_text())
+        if all(config.get(k) == v for k, v in record["match"].items()):
+            methods_of: dict[str, Any] = record["methods"]
+            return methods_of
+    return {}
+
+
+def resolve_settings(name: str, model: EditableModel, chosen: Mapping[str, Any] | None = None) -> EditorSettings:
+    """Resolve a method's settings: its defaults < layers by depth < published for this model < the model's own
+    `editing.json` < the user's choice.
+
+    Args:
+        name: the method.
+        model: the model to be edited.
+        chosen: the user's settings.
+
+    Raises:
+        ConfigError: when a setting is unknown or out of range; names it and the nearest known one.
+    """
+    cls = editor_class(name)
+    layers = [_by_depth(model, cls.Settings), *(s.get(name, {}) for s in (published(model), model.settings))]
+    settings: dict[str, Any] = reduce(merge, [*layers, dict(chosen or {})], {})
+    try:
+        resolved = cls.Settings.model_validate(settings)
+    except ValidationError as e:
+        raise ConfigError(explain(e, cls.Settings, f"method ({name})")) from e
+    for layer in [
+        *getattr(resolved, "layers", ()),
+        *([resolved.layer] if hasattr(resolved, "layer") else []),
+    ]:
+        model.block_path(layer)
+    return resolved
+
+
+def _by_depth(model: EditableModel, settings: type[EditorSettings]) -> dict[str, Any]:
+    """Return layers at the relative depth of the published ones, for a model nobody has published settings for.
+
+    ROME edits layer 17 of GPT2-XL's 48 and MEMIT 13 to 17: the layer at 0.36 of the depth, and the four before it.
+    """
+    top = round(17 / 47 * (model.n_layers - 1))
+    return {
+        key: value
+        for key, value in {"layer": top, "layers": tuple(range(max(0, top - 4), top + 1))}.items()
+        if key in settings.model_fields
+    }

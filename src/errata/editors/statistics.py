@@ -1,0 +1,166 @@
+"""Second moments of keys, C = E[k kᵀ], over a text source: computed once, cached by content, resumable."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from errata.editors.text_source import TextSource
+from errata.errors import StatisticsError
+from errata.files import write_aside
+from errata.models import EditableModel
+from errata.models.hooks import capture
+
+__all__ = ["SecondMoment", "StatisticsStore", "default_cache", "model_fingerprint"]
+
+_SAVE_EVERY = 50  # chunks; an interruption costs at most this many
+
+
+@dataclass(frozen=True)
+class SecondMoment:
+    """C = E[k kᵀ] of one module's inputs, stored in float32 (as kmeng01/rome stores it), solved in float64.
+
+    Args:
+        matrix: C.
+        tokens: over how many token positions.
+    """
+
+    matrix: Float[Tensor, "in in"]
+    tokens: int
+
+    def ridged(self, ridge: float) -> Float[Tensor, "in in"]:
+        """Return C + ridge · mean(diag C) · I in float64."""
+        C = self.matrix.double()
+        if ridge:
+            C = C + ridge * C.diagonal().mean() * torch.eye(C.shape[0], dtype=C.dtype, device=C.device)
+        return C
+
+
+def model_fingerprint(model: EditableModel) -> str:
+    """Return a hash that differs when architecture or weights differ.
+
+    Hashes the names, shapes and 4,096 evenly strided entries of every parameter: an edit of a matrix changes nearly
+    all of its entries, and a 7B model takes a second instead of a minute.
+    """
+    digest = hashlib.sha256(str(model.model.config.model_type).encode())
+    for name, parameter in model.model.named_parameters():
+        flat = parameter.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 4096)]
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(sample.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class StatisticsStore:
+    """Give second moments, from the cache where they are, else computed.
+
+    Args:
+        cache: directory of the cache; None keeps nothing on disk.
+        progress: called with (done, total) text chunks while computing.
+    """
+
+    def __init__(self, cache: Path | None = None, progress: Callable[[int, int], None] | None = None) -> None:
+        self._cache = cache
+        self._progress = progress or (lambda done, total: None)
+
+    def second_moments(self, model: EditableModel, layers: Sequence[int], source: TextSource) -> list[SecondMoment]:
+        """Return C of the feed-forward output projection of each layer; all missing layers in one pass over the text.
+
+        Args:
+            model: the unedited model.
+            layers: layer indices.
+            source: the text and how much of it.
+
+        Raises:
+            StatisticsError: when the text gives no tokens or a cached file is damaged.
+        """
+        key = {"model": model_fingerprint(model), "text": source.fingerprint(), "dtype": str(model.dtype)}
+        paths = {layer: model.mlp_out(layer) for layer in layers}
+        files = {
+            layer: None if self._cache is None else self._cache / f"{_digest({**key, 'module': path})}.safetensors"
+            for layer, path in paths.items()
+        }
+        found = {layer: _read(file) for layer, file in files.items() if file is not None and file.exists()}
+        missing = [layer for layer in dict.fromkeys(layers) if layer not in found]
+        if missing:
+            partial = None
+            if self._cache is not None:
+                partial = (
+                    self._cache / f"partial-{_digest({**key, 'modules': [paths[i] for i in missing]})}.safetensors"
+                )
+            computed = self._accumulate(model, [paths[i] for i in missing], source, partial)
+            for layer, moment in zip(missing, computed, strict=True):
+                found[layer] = moment
+                file = files[layer]
+                if file is not None:
+                    _write(
+                        file,
+                        {"C": moment.matrix},
+                        {"tokens": str(moment.tokens), "module": paths[layer], **key},
+                    )
+            if partial is not None:
+                partial.unlink(missing_ok=True)
+        return [found[layer] for layer in layers]
+
+    @torch.no_grad()
+    def _accumulate(
+        self, model: EditableModel, paths: list[str], source: TextSource, partial: Path | None
+    ) -> list[SecondMoment]:
+        rows = source.token_rows(model)
+        chunks = [rows[i : i + source.batch] for i in range(0, len(rows), source.batch)]
+        sums: dict[str, Tensor] = {}
+        tokens = start = 0
+        if partial is not None and partial.exists():
+            with safe_open(partial, framework="pt") as f:
+                meta = f.metadata()
+                sums = {p: f.get_tensor(p) for p in paths}
+                tokens, start = int(meta["tokens"]), int(meta["chunks"])
+        for i, chunk in enumerate(chunks[start:], start):
+            batch = model.pad(chunk)
+            with capture(model.model, paths) as seen:
+                model.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+            kept = batch.attention_mask.bool()
+            for path in paths:
+                keys = seen[path].input[kept].double()
+                sums[path] = sums.get(path, 0) + keys.T @ keys
+            tokens += int(kept.sum())
+            self._progress(i + 1, len(chunks))
+            if partial is not None and (i + 1) % _SAVE_EVERY == 0:
+                _write(partial, sums, {"tokens": str(tokens), "chunks": str(i + 1)})
+        if not tokens:
+            raise StatisticsError(
+                f"the text source {source.source!r} gave no tokens; statistics need text. Name a longer one."
+            )
+        return [SecondMoment((sums[p] / tokens).float(), tokens) for p in paths]
+
+
+def _digest(key: object) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _write(file: Path, tensors: dict[str, Tensor], meta: dict[str, str]) -> None:
+    write_aside(file, save({k: t.cpu().contiguous() for k, t in tensors.items()}, metadata=meta))
+
+
+def _read(file: Path) -> SecondMoment:
+    try:
+        with safe_open(file, framework="pt") as f:
+            return SecondMoment(f.get_tensor("C"), int(f.metadata()["tokens"]))
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as e:
+        raise StatisticsError(
+            f"the cached statistics {file} cannot be read ({e}). Delete the file; they will be computed anew."
+        ) from e
+
+
+def default_cache() -> Path:
+    """Return the directory of the statistics cache: $ERRATA_CACHE, else ~/.cache/errata."""
+    root = os.environ.get("ERRATA_CACHE") or str(Path.home() / ".cache" / "errata")
+    return Path(root) / "statistics"

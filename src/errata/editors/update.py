@@ -1,0 +1,127 @@
+"""What an editor proposes: changes of weights, as low-rank factors where the method is low-rank."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from errata.models.editable import EditableModel
+from errata.models.hooks import add_to_outputs
+
+__all__ = ["Change", "Dense", "LowRank", "Update", "overlay"]
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """Change W by left · right.
+
+    Args:
+        left: columns in the output space (values).
+        right: rows in the input space (keys).
+    """
+
+    left: Float[Tensor, "out rank"]
+    right: Float[Tensor, "rank in"]
+
+    def add_to(self, weight: Float[Tensor, "out in"]) -> None:
+        """Add the change to W in place, in W's precision."""
+        weight.addmm_(self.left.to(weight), self.right.to(weight))
+
+    def apply(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        """Return ΔW x for inputs laid along the last axis."""
+        return x @ self.right.to(x).T @ self.left.to(x).T
+
+    def norm(self) -> float:
+        """Return ‖ΔW‖_F from the factors' Gram matrices, without forming ΔW."""
+        left, right = self.left.double(), self.right.double()
+        squared = float(((left.T @ left) * (right @ right.T)).sum())
+        return squared**0.5 if squared > 0 else squared * 0.0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what to store."""
+        return {"left": self.left, "right": self.right}
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Change W by a full matrix."""
+
+    matrix: Float[Tensor, "out in"]
+
+    def add_to(self, weight: Float[Tensor, "out in"]) -> None:
+        """Add the change to W in place, in W's precision."""
+        weight.add_(self.matrix.to(weight))
+
+    def apply(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        """Return ΔW x for inputs laid along the last axis."""
+        return x @ self.matrix.to(x).T
+
+    def norm(self) -> float:
+        """Return ‖ΔW‖_F."""
+        return float(self.matrix.double().norm())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what to store."""
+        return {"matrix": self.matrix}
+
+
+Change = LowRank | Dense
+
+
+@dataclass(frozen=True)
+class Update:
+    """Say what one batch of edits would change, and what was seen while computing it.
+
+    Args:
+        changes: the change of W (d_out, d_in) for each module path.
+        diagnostics: numbers for the journal: loss, target probability, norms of keys and values, condition.
+        memory: what the editor is to remember once the update has been applied (past keys, say).
+    """
+
+    changes: Mapping[str, Change]
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def norms(self) -> dict[str, float]:
+        """Return ‖ΔW‖_F for each module path."""
+        return {path: change.norm() for path, change in self.changes.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the update as named tensors, for a safetensors file."""
+        parts = {f"{path}|{part}": t for path, c in self.changes.items() for part, t in c.tensors().items()}
+        return {k: t.contiguous() for k, t in {**parts, **{f"memory|{k}": t for k, t in self.memory.items()}}.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Update":
+        """Rebuild an update from `tensors()`; diagnostics are the journal's, not the file's."""
+        changes: dict[str, Change] = {}
+        for path in dict.fromkeys(k.split("|")[0] for k in tensors):
+            if path == "memory":
+                continue
+            if f"{path}|matrix" in tensors:
+                changes[path] = Dense(tensors[f"{path}|matrix"])
+            else:
+                changes[path] = LowRank(tensors[f"{path}|left"], tensors[f"{path}|right"])
+        return cls(changes, memory={k.split("|")[1]: t for k, t in tensors.items() if k.startswith("memory|")})
+
+    def to(self, dtype: torch.dtype) -> "Update":
+        """Return the update in the precision in which it will be stored and applied."""
+        changes: dict[str, Change] = {
+            path: Dense(c.matrix.to(dtype)) if isinstance(c, Dense) else LowRank(c.left.to(dtype), c.right.to(dtype))
+            for path, c in self.changes.items()
+        }
+        return Update(changes, self.diagnostics, {k: t.to(dtype) for k, t in self.memory.items()})
+
+
+@contextmanager
+def overlay(model: EditableModel, changes: Mapping[str, Change]) -> Iterator[None]:
+    """Let the model behave as if the changes were applied; no weight is touched."""
+    with add_to_outputs(model.model, {path: _adder(change) for path, change in changes.items()}):
+        yield
+
+
+def _adder(change: Change):  # type: ignore[no-untyped-def]
+    return lambda received, output: output + change.apply(received)

@@ -1,0 +1,100 @@
+"""One fact to correct: the unit every editor, probe and ledger line refers to."""
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from errata.errors import EditDataError
+
+__all__ = ["Fact"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """State a fact that the model shall hold from now on.
+
+    Args:
+        subject: the entity s, as it stands in the prompt ("Danielle Darrieux").
+        prompt: the relation's phrasing with `{}` for the subject; the object follows it ("The mother tongue of {} is").
+        target_new: the object o* to be learnt, without its leading space.
+        target_true: the object o that the model holds now; empty when unknown (then success is not defined, exact is).
+        id: unique in its stream; the index in the data set by default.
+        relation: the relation's name or id, for grouping.
+        paraphrase_prompts: full texts that ask for the same fact in other words.
+        neighborhood_prompts: full texts about other subjects for which `target_true` is right and must stay so.
+
+    Raises:
+        EditDataError: when a field is missing or malformed; the message names the record and the field.
+
+    Example:
+        >>> Fact(subject="Ada", prompt="{} was born in", target_new="Oslo").text
+        'Ada was born in'
+    """
+
+    subject: str
+    prompt: str
+    target_new: str
+    target_true: str = ""
+    id: str = "0"
+    relation: str = ""
+    paraphrase_prompts: tuple[str, ...] = field(default=())
+    neighborhood_prompts: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        for name in ("subject", "prompt", "target_new"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                raise EditDataError(
+                    f"fact {self.id!r}: `{name}` is {value!r}, but a non-empty text is needed. Fill it in or drop the record."
+                )
+        if self.prompt.count("{}") != 1:
+            raise EditDataError(
+                f"fact {self.id!r}: the prompt {self.prompt!r} has {self.prompt.count('{}')} `{{}}`, but exactly one is needed, "
+                f"where the subject stands. Example: 'The mother tongue of {{}} is'."
+            )
+        for name in ("subject", "prompt", "target_new", "target_true"):
+            bad = sorted(
+                {f"U+{ord(c):04X}" for c in getattr(self, name) if unicodedata.category(c) == "Cc" and c not in "\n\t"}
+            )
+            if bad:
+                raise EditDataError(
+                    f"fact {self.id!r}: `{name}` holds control characters ({', '.join(bad)}), which no text of a model's training has. "
+                    f"Remove them."
+                )
+
+    @property
+    def text(self) -> str:
+        """The prompt with the subject filled in."""
+        return self.prompt.replace("{}", self.subject)
+
+    @classmethod
+    def from_mapping(cls, record: Mapping[str, Any], default_id: str) -> "Fact":
+        """Read a fact from a flat record, naming unknown and missing keys."""
+        known = set(cls.__slots__)
+        unknown = sorted(set(record) - known)
+        if unknown:
+            raise EditDataError(
+                f"record {default_id}: unknown field(s) {', '.join(map(repr, unknown))}; a fact has {', '.join(sorted(known))}."
+            )
+        missing = [k for k in ("subject", "prompt", "target_new") if k not in record]
+        if missing:
+            raise EditDataError(
+                f"record {default_id}: field(s) {', '.join(map(repr, missing))} missing; a fact needs at least subject, prompt, target_new."
+            )
+        values = {"id": default_id, **record}
+        values["id"] = str(values["id"])
+        for name in ("paraphrase_prompts", "neighborhood_prompts"):
+            prompts = values.get(name, ())
+            if isinstance(prompts, str) or not all(isinstance(p, str) and p.strip() for p in prompts):
+                raise EditDataError(
+                    f"record {default_id}: `{name}` must be a list of non-empty texts, found {prompts!r}."
+                )
+            values[name] = tuple(prompts)
+        return cls(**values)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return the flat record that `from_mapping` reads."""
+        return {
+            name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in self.__slots__
+        }

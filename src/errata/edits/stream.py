@@ -1,0 +1,95 @@
+"""An ordered, fingerprinted stream of facts: what a sequential run edits, one batch after another."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from errata.edits.fact import Fact
+from errata.errors import ConfigError, EditDataError
+
+__all__ = ["EditStream"]
+
+
+@dataclass(frozen=True)
+class EditStream:
+    """Hold the facts of a run in the order in which they will be edited.
+
+    Args:
+        facts: the facts, ids unique.
+        batch_size: how many facts one update carries (b in the papers).
+    """
+
+    facts: tuple[Fact, ...]
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"edits.batch_size is {self.batch_size}, but at least 1 is needed.")
+        seen: set[str] = set()
+        for fact in self.facts:
+            if fact.id in seen:
+                raise EditDataError(
+                    f"two facts carry the id {fact.id!r}; ids name edits in the journal and must be unique."
+                )
+            seen.add(fact.id)
+
+    @classmethod
+    def build(
+        cls,
+        facts: Sequence[Fact],
+        *,
+        n: int | None = None,
+        batch_size: int = 1,
+        order: str = "given",
+        rng: Random | None = None,
+    ) -> "EditStream":
+        """Choose and order facts.
+
+        Args:
+            facts: the whole data set, or a selection already ordered by an index file.
+            n: how many to take; all when None.
+            order: "given" keeps the order; "shuffled" permutes with `rng`; "unique" keeps the first fact of every
+                lower-cased subject, then permutes, as the first paper samples CounterFact (2401.07453 §3).
+            rng: the seeded generator of the permutation.
+
+        Raises:
+            ConfigError: when more facts are asked for than there are.
+        """
+        chosen = list(facts)
+        if order == "unique":
+            first = {}
+            for fact in chosen:
+                first.setdefault(fact.subject.lower(), fact)
+            chosen = list(first.values())
+        elif order not in ("given", "shuffled"):
+            raise ConfigError(f"edits.order is {order!r}; known orders: given, shuffled, unique.")
+        if order != "given":
+            (rng or Random(0)).shuffle(chosen)
+        if n is not None:
+            if n > len(chosen):
+                raise ConfigError(
+                    f"edits.n asks for {n} facts, but the data set gives {len(chosen)} in order {order!r}."
+                )
+            chosen = chosen[:n]
+        return cls(tuple(chosen), batch_size)
+
+    def __len__(self) -> int:
+        return len(self.facts)
+
+    def batches(self, start: int = 0) -> Iterator[tuple[int, tuple[Fact, ...]]]:
+        """Yield (step after the batch, its facts) from edit number `start` on; the last batch may be short."""
+        for i in range(start, len(self.facts), self.batch_size):
+            batch = self.facts[i : i + self.batch_size]
+            yield i + len(batch), batch
+
+    def hashes(self) -> list[str]:
+        """Return one short content hash a fact, so that a changed stream can name its first difference."""
+        return [
+            hashlib.sha256(json.dumps(f.to_mapping(), sort_keys=True).encode()).hexdigest()[:16] for f in self.facts
+        ]
+
+    def fingerprint(self) -> str:
+        """Return one hash over all facts, their order and the batch size."""
+        return hashlib.sha256("\n".join([str(self.batch_size), *self.hashes()]).encode()).hexdigest()

@@ -1,0 +1,8 @@
+"""Models of any declared family, loaded and addressed in one way."""
+
+from errata.models.editable import EditableModel
+from errata.models.families import FAMILIES, family_of
+from errata.models.family import ModelFamily
+from errata.models.loading import load
+
+__all__ = ["FAMILIES", "EditableModel", "ModelFamily", "family_of", "load"]

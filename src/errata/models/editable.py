@@ -1,0 +1,171 @@
+"""A handle on a plain Hugging Face model: tokens, named places, and weights in one orientation."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from errata.errors import ConfigError, EditDataError, ModelError
+from errata.models.families import family_of
+
+__all__ = ["EditableModel", "Tokens"]
+
+
+class Tokens:
+    """Right-padded token ids with their mask and lengths."""
+
+    def __init__(self, rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> None:
+        width = max(len(r) for r in rows)
+        self.lengths = [len(r) for r in rows]
+        self.input_ids: Int[Tensor, "row pos"] = torch.tensor(
+            [[*r, *[pad_id] * (width - len(r))] for r in rows], device=device
+        )
+        self.attention_mask: Int[Tensor, "row pos"] = torch.tensor(
+            [[1] * len(r) + [0] * (width - len(r)) for r in rows], device=device
+        )
+
+
+class EditableModel:
+    """Give editors and probes what they need of a model, and leave the model itself a plain `PreTrainedModel`.
+
+    Weights are shown as W (d_out, d_in) with v = W k, whatever the layout in which they are stored.
+
+    Args:
+        model: any causal language model of a declared family; it is put into evaluation mode.
+        tokenizer: its tokenizer.
+        name: what to call it in records.
+        settings: recommended settings per method, where the model's directory carries `editing.json`.
+
+    Raises:
+        UnsupportedModelError: when no family is declared for the architecture.
+        ModelError: when the family's modules are not where they are declared, or have other shapes.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str = "",
+        settings: dict[str, dict[str, object]] | None = None,
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.family = family_of(str(model.config.model_type))
+        self.name = name or str(getattr(model.config, "_name_or_path", "")) or "model"
+        self.settings = settings or {}
+        self._verify()
+        self.pad_id = int(next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if isinstance(i, int)), 0))
+
+    def _verify(self) -> None:
+        """Check in milliseconds that the declaration fits the model, so that nothing fails at edit 900."""
+        try:
+            self.n_layers = len(self.module(self.family.blocks))  # type: ignore[arg-type]
+            for path in (self.family.embeddings, self.family.final_norm, self.family.head):
+                self.module(path)
+            for part in (self.family.attention, self.family.mlp, self.family.mlp_out):
+                self.block(0).get_submodule(part)
+        except AttributeError as e:
+            raise ModelError(
+                f"{self.name}: the family {self.family.name!r} expects a module that this model lacks: {e}."
+            ) from e
+        rows = self.weight(self.mlp_out(0)).shape[0]
+        if rows != self.hidden_size:
+            raise ModelError(
+                f"{self.name}: {self.mlp_out(0)} writes {rows} values, but the hidden size is {self.hidden_size}; "
+                f"the layout {self.family.layout!r} declared for {self.family.name!r} does not fit this model."
+            )
+
+    @property
+    def hidden_size(self) -> int:
+        """The width d of the residual stream."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model's weights."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the model's weights."""
+        return self.model.dtype
+
+    def module(self, path: str) -> nn.Module:
+        """Return the module at a path."""
+        return self.model.get_submodule(path)
+
+    def block_path(self, layer: int) -> str:
+        """Return the path of decoder block `layer`, checking the range."""
+        if not 0 <= layer < self.n_layers:
+            raise ConfigError(f"layer {layer} is out of range: {self.name} has layers 0 to {self.n_layers - 1}.")
+        return f"{self.family.blocks}.{layer}"
+
+    def block(self, layer: int) -> nn.Module:
+        """Return decoder block `layer`."""
+        return self.module(self.block_path(layer))
+
+    def mlp_out(self, layer: int) -> str:
+        """Return the path of the feed-forward output projection of `layer`: the module that ROME and MEMIT edit."""
+        return f"{self.block_path(layer)}.{self.family.mlp_out}"
+
+    def parameter(self, path: str) -> nn.Parameter:
+        """Return the stored weight of the module at `path`."""
+        weight = self.module(path).weight
+        assert isinstance(weight, nn.Parameter)
+        return weight
+
+    def weight(self, path: str) -> Float[Tensor, "out in"]:
+        """Return a view of the weight at `path` as W (d_out, d_in)."""
+        weight = self.parameter(path).data
+        return weight.T if self.family.layout == "in_out" else weight
+
+    @torch.no_grad()
+    def write(self, path: str, weight: Float[Tensor, "out in"]) -> None:
+        """Store W (d_out, d_in) at `path`, rounded to the model's precision. Only a trajectory calls this."""
+        self.weight(path).copy_(weight)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return token ids of whole texts, with the beginning-of-sequence token where the tokenizer adds one."""
+        return [list(ids) for ids in self.tokenizer(list(texts))["input_ids"]]
+
+    def encode_target(self, target: str) -> list[int]:
+        """Return the ids of an object as it follows a prompt: with a leading space, without special tokens."""
+        ids = list(self.tokenizer(" " + target.strip(), add_special_tokens=False)["input_ids"])
+        if not ids:
+            raise EditDataError(f"the target {target!r} has no tokens in {self.name}'s vocabulary.")
+        return ids
+
+    def pad(self, rows: Sequence[Sequence[int]]) -> Tokens:
+        """Right-pad token rows."""
+        return Tokens(rows, self.pad_id, self.device)
+
+    def subject_last(self, before: str, subject: str, after: str) -> tuple[list[int], int]:
+        """Encode before + subject + after and find the subject's last token.
+
+        Returns:
+            The token ids and the index of the last token that covers a character of the subject.
+        """
+        encoded = self.tokenizer(before + subject + after, return_offsets_mapping=True)
+        end = len(before) + len(subject.rstrip())
+        covering = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < end and b > len(before)]
+        if not covering:
+            raise EditDataError(f"the subject {subject!r} has no token of its own in {before + subject + after!r}.")
+        return list(encoded["input_ids"]), covering[-1]
+
+    @torch.no_grad()
+    def generate(self, texts: Sequence[str], max_new_tokens: int = 20) -> list[str]:
+        """Continue each text greedily and return only what was added."""
+        out = []
+        for ids in self.encode(texts):
+            given = torch.tensor([ids], device=self.device)
+            made = self.model.generate(
+                given,
+                attention_mask=torch.ones_like(given),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=self.pad_id,
+            )
+            out.append(str(self.tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True)))
+        return out

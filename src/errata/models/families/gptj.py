@@ -1,0 +1,15 @@
+"""GPT-J: attention and feed-forward in parallel, rotary positions."""
+
+from errata.models.family import ModelFamily
+
+FAMILY = ModelFamily(
+    name="gptj",
+    model_types=("gptj",),
+    blocks="transformer.h",
+    attention="attn",
+    mlp="mlp",
+    mlp_out="mlp.fc_out",
+    layout="out_in",
+    embeddings="transformer.wte",
+    final_norm="transformer.ln_f",
+)

@@ -1,0 +1,35 @@
+"""What Errata must know about an architecture: where its blocks and feed-forward outputs are, and how weights lie."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["ModelFamily"]
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """Declare one architecture family by the module paths of its transformers implementation.
+
+    Args:
+        name: the family's name, as `errata models` lists it.
+        model_types: the `config.model_type` values it serves.
+        blocks: path of the list of decoder blocks.
+        attention: path of the attention module inside a block.
+        mlp: path of the feed-forward module inside a block.
+        mlp_out: path, inside a block, of the projection that writes to the residual stream: the W of ROME and MEMIT.
+        layout: how `mlp_out.weight` lies: "in_out" (GPT-2's Conv1D) or "out_in" (torch's Linear).
+        embeddings: path of the token embeddings.
+        final_norm: path of the norm before the head.
+        head: path of the language-model head.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    blocks: str
+    attention: str
+    mlp: str
+    mlp_out: str
+    layout: Literal["in_out", "out_in"]
+    embeddings: str
+    final_norm: str
+    head: str = "lm_head"

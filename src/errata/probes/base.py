@@ -1,0 +1,72 @@
+"""The contract of a probe: it reads a model and yields rows, and changes nothing."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from pydantic import Field
+from torch import Tensor
+
+from errata.editors.settings import EditorSettings
+from errata.edits import Fact
+from errata.models import EditableModel
+from errata.probes.rows import Row
+
+__all__ = ["Probe", "ProbeSettings", "View"]
+
+
+class ProbeSettings(EditorSettings):
+    """What every probe can be told."""
+
+    every: int = Field(default=1, ge=1)
+    """Measure whenever this many further edits have been made, and at the end."""
+    at_start: bool = True
+    """Measure the unedited model too."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What a probe may look at: the model as it is at one step.
+
+    Args:
+        model: the model with the edits so far; to be read only.
+        step: how many edits have been made.
+        batch: the facts edited in the step just made; empty at step 0.
+        edited: all facts whose update is in the weights, in their order.
+        final: whether this is the run's last step.
+        base: W₀ of every matrix edited so far, in full precision.
+        masters: the present W of the same matrices.
+    """
+
+    model: EditableModel
+    step: int
+    batch: Sequence[Fact] = ()
+    edited: Sequence[Fact] = ()
+    final: bool = False
+    base: Mapping[str, Tensor] = field(default_factory=dict)
+    masters: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Probe(Protocol):
+    """One kind of measurement.
+
+    A probe is a class in its own file; it never writes to the model and never touches a global random generator. What
+    it needs at random comes from a generator seeded by its settings.
+    """
+
+    name: ClassVar[str]
+    Settings: ClassVar[type[ProbeSettings]]
+
+    def __init__(self, settings: Any) -> None: ...
+
+    def prepare(self, model: EditableModel, facts: Sequence[Fact]) -> None:
+        """Load what the probe needs, before the first edit.
+
+        Args:
+            model: the unedited model.
+            facts: all facts the run will edit.
+        """
+
+    def measure(self, view: View) -> Iterable[Row]:
+        """Return the rows of one step."""
+        ...

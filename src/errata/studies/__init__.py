@@ -1,0 +1,1 @@
+"""Studies: whole runs and their comparison."""

@@ -1,0 +1,54 @@
+"""Judge an update before it lands, from what is known without running the model again."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+__all__ = ["Guard", "Policy", "Verdict"]
+
+Policy = Literal["continue", "stop", "rollback"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the guard found: "ok", "disabling" (far larger than its predecessors) or "nonfinite", and why."""
+
+    status: Literal["ok", "disabling", "nonfinite"]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Find the updates that disable models.
+
+    The first paper's disabling edits are four hundred times the size of normal ones (2401.07453, table 2), so an
+    update is called disabling when its relative norm exceeds `spike` times the median of those before it. While fewer
+    than `warm_up` updates are known, it must exceed `spike` times ‖W₀‖ itself.
+
+    Args:
+        policy: what a run does with such an update: apply it and go on, apply it and stop, or not apply it.
+        spike: the ratio that makes an update disabling.
+        warm_up: how many updates make a median.
+    """
+
+    policy: Policy = "continue"
+    spike: float = 10.0
+    warm_up: int = 10
+
+    def judge(self, relative: Mapping[str, float], earlier: Sequence[float]) -> Verdict:
+        """Judge an update.
+
+        Args:
+            relative: ‖ΔW‖_F/‖W₀‖_F of the proposed update, per module path.
+            earlier: the largest such ratio of each earlier applied update.
+        """
+        worst = max(relative.values(), key=lambda x: math.inf if math.isnan(x) else x, default=0.0)
+        if not all(math.isfinite(x) for x in relative.values()):
+            return Verdict("nonfinite", "the update holds NaN or infinity")
+        known = [x for x in earlier if math.isfinite(x)]
+        usual = median(known) if len(known) >= self.warm_up else 1.0
+        if worst > self.spike * usual:
+            return Verdict("disabling", f"‖ΔW‖/‖W₀‖ is {worst:.3g}, {worst / usual:.0f} times the usual {usual:.3g}")
+        return Verdict("ok")

@@ -1,0 +1,172 @@
+"""The record of what was done: one line an edit, flushed to disk before anything relies on it."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from errata.editors.update import Update
+from errata.errors import RunError
+from errata.files import write_aside
+
+__all__ = ["DiskJournal", "Entry", "Journal"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One edit's line in the journal.
+
+    Args:
+        edit: its number, from 1.
+        step: how many edits had been made when its batch was through; equals `edit` for batches of one.
+        id: the fact's id.
+        subject: the fact's subject.
+        status: "applied"; "disabling" or "nonfinite" (applied all the same); "rolled-back" (judged so, and not
+            applied); "failed" (the editor could not propose); "undone".
+        norms: ‖ΔW‖_F per module path.
+        relative: the largest ‖ΔW‖_F/‖W₀‖_F over modules.
+        verdict: the guard's reason, or the failure's message; empty when there is nothing to say.
+        diagnostics: what the editor saw while computing.
+        seconds: time to propose and apply the batch; the only field that differs between identical runs.
+    """
+
+    edit: int
+    step: int
+    id: str
+    subject: str
+    status: str
+    norms: Mapping[str, float] = field(default_factory=dict)
+    relative: float = 0.0
+    verdict: str = ""
+    diagnostics: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def applied(self) -> bool:
+        """Whether the update is in the weights."""
+        return self.status in ("applied", "disabling", "nonfinite")
+
+
+class Journal:
+    """Keep entries and updates in memory."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self._updates: dict[int, Update] = {}
+
+    @property
+    def step(self) -> int:
+        """How many edits have been made or refused."""
+        return self.entries[-1].step if self.entries else 0
+
+    def record(self, entries: Sequence[Entry], update: Update | None) -> None:
+        """Keep one batch: its update first, then its entries, which make it count."""
+        if update is not None:
+            self._store(entries[-1].step, update)
+        self._append([asdict(e) for e in entries])
+        self.entries.extend(entries)
+
+    def undo(self, steps: Sequence[int]) -> None:
+        """Mark the batches that ended at these steps as undone."""
+        self._append([{"undo": list(steps)}])
+        self._mark_undone(steps)
+
+    def update(self, step: int) -> Update:
+        """Return the update of the batch that ended at `step`."""
+        return self._updates[step]
+
+    def active_steps(self, until: int | None = None) -> list[int]:
+        """Return the steps whose updates are in the weights, up to and including `until`."""
+        steps = dict.fromkeys(e.step for e in self.entries if e.applied)
+        return [s for s in steps if until is None or s <= until]
+
+    def _mark_undone(self, steps: Sequence[int]) -> None:
+        gone = set(steps)
+        self.entries = [replace(e, status="undone") if e.step in gone and e.applied else e for e in self.entries]
+
+    def _store(self, step: int, update: Update) -> None:
+        self._updates[step] = update
+
+    def _append(self, lines: Sequence[Mapping[str, object]]) -> None:
+        """Nothing to do in memory."""
+
+
+class DiskJournal(Journal):
+    """Keep entries in `journal.jsonl` and updates in `updates/`; what the file holds is what happened.
+
+    A batch's lines are written in one call and flushed; a torn or incomplete last batch, as a crash leaves it, is cut
+    off when the journal is opened.
+
+    Args:
+        run: the run directory.
+
+    Raises:
+        RunError: when the journal is damaged before its last batch.
+    """
+
+    def __init__(self, run: Path) -> None:
+        super().__init__()
+        self._file = run / "journal.jsonl"
+        self._folder = run / "updates"
+        if self._file.exists():
+            self._recover()
+
+    def _recover(self) -> None:
+        content = self._file.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        kept = 0
+        batch: list[Entry] = []
+        position = 0
+        for number, line in enumerate(whole.splitlines(keepends=True), 1):
+            position += len(line)
+            try:
+                record = json.loads(line)
+                if "undo" in record:
+                    self._mark_undone(record["undo"])
+                    kept = position
+                    continue
+                batch.append(Entry(**record))
+            except (ValueError, TypeError) as e:
+                raise RunError(
+                    f"{self._file}, line {number} is damaged ({e}). Restore the file from a copy, or start a new run."
+                ) from e
+            if batch[-1].edit == batch[-1].step:
+                self.entries.extend(batch)
+                batch, kept = [], position
+        if kept < len(content):
+            with self._file.open("r+b") as f:
+                f.truncate(kept)
+                f.flush()
+                os.fsync(f.fileno())
+
+    def update(self, step: int) -> Update:
+        """Read the update of the batch that ended at `step`."""
+        try:
+            return Update.from_tensors(load_file(self._path(step)))
+        except (OSError, SafetensorError) as e:
+            raise RunError(
+                f"{self._path(step)} is missing or damaged ({e}); the weights after edit {step} cannot be rebuilt."
+            ) from e
+
+    def _path(self, step: int) -> Path:
+        return self._folder / f"step-{step:06d}.safetensors"
+
+    def _store(self, step: int, update: Update) -> None:
+        write_aside(self._path(step), save(update.tensors()))
+
+    def _append(self, lines: Sequence[Mapping[str, object]]) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("ab") as f:
+            # One write: a crash leaves a prefix of the batch, which the next opening cuts off.
+            start = f.tell()
+            try:
+                f.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+                f.flush()
+                os.fsync(f.fileno())
+            except OSError:
+                f.truncate(start)
+                raise

@@ -1,0 +1,205 @@
+"""A model on its way through a sequence of edits: the only place where weights change."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from errata.editors.base import Editor
+from errata.editors.update import Update
+from errata.edits import Fact
+from errata.errors import EditDataError, NumericalError, RunError
+from errata.models import EditableModel
+from errata.trajectory.guard import Guard
+from errata.trajectory.journal import Entry, Journal
+
+__all__ = ["Trajectory"]
+
+
+class Trajectory:
+    """Edit a model step by step, with every step recorded, viewable and undoable.
+
+    Masters of the edited matrices are kept in float32 at least (float64 for a float64 model), and the model receives
+    their rounded copies: rank-one adds made in place in bfloat16 drift 15 % from their sum after 200 edits.
+
+    Args:
+        model: the unedited model.
+        editor: a prepared editor.
+        guard: judges each update before it lands.
+        journal: where steps are recorded; in memory by default. Steps that it already holds are applied at once.
+    """
+
+    def __init__(
+        self,
+        model: EditableModel,
+        editor: Editor,
+        *,
+        guard: Guard | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        self.model = model
+        self.editor = editor
+        self.guard = guard or Guard()
+        self.journal = journal or Journal()
+        self._precision = torch.promote_types(model.dtype, torch.float32)
+        self._base: dict[str, Tensor] = {}
+        self._masters: dict[str, Tensor] = {}
+        self._fresh = dict(editor.state_dict())
+        for step in self.journal.active_steps():
+            self._apply(self.journal.update(step))
+
+    @property
+    def step(self) -> int:
+        """How many edits have been made or refused so far."""
+        return self.journal.step
+
+    def propose(self, batch: Sequence[Fact]) -> Update:
+        """Compute the batch's update on the present model, in the precision in which it would be stored."""
+        return self.editor.propose(self.model, batch).to(self._precision)
+
+    def advance(self, batch: Sequence[Fact]) -> list[Entry]:
+        """Propose, judge, record and apply one batch.
+
+        A batch that its editor cannot handle is recorded as failed and leaves the model as it is.
+
+        Returns:
+            The journal's entries, one a fact.
+        """
+        started = time.perf_counter()
+        update: Update | None = None
+        try:
+            update = self.propose(batch)
+        except (EditDataError, NumericalError) as e:
+            status, reason = "failed", str(e)
+        if update is None:
+            norms: dict[str, float] = {}
+            worst = 0.0
+        else:
+            norms = update.norms()
+            relative = {path: norm / self._base_norm(path) for path, norm in norms.items()}
+            verdict = self.guard.judge(relative, self._earlier())
+            worst = max(relative.values(), default=0.0)
+            status, reason = "applied" if verdict.status == "ok" else verdict.status, verdict.reason
+            if verdict.status != "ok" and self.guard.policy == "rollback":
+                status = "rolled-back"
+        last = self.step + len(batch)
+        seconds = time.perf_counter() - started
+        entries = [
+            Entry(
+                edit=self.step + 1 + i,
+                step=last,
+                id=fact.id,
+                subject=fact.subject,
+                status=status,
+                norms=norms,
+                relative=worst,
+                verdict=reason,
+                diagnostics=dict(update.diagnostics) if update else {},
+                seconds=round(seconds, 4),
+            )
+            for i, fact in enumerate(batch)
+        ]
+        self.journal.record(entries, update if entries[0].applied else None)
+        if update is not None and entries[0].applied:
+            self._apply(update)
+        return entries
+
+    @contextmanager
+    def at(self, step: int) -> Iterator[EditableModel]:
+        """Show the model as it was after `step` edits; 0 is the unedited model. The present comes back afterwards.
+
+        Raises:
+            RunError: when there has been no such step.
+        """
+        steps = [0, *dict.fromkeys(e.step for e in self.journal.entries)]
+        if step not in steps:
+            raise RunError(f"there is no step {step}: steps so far end at {', '.join(map(str, steps[-5:]))}.")
+        try:
+            self._write(self._rebuilt(self.journal.active_steps(step)))
+            yield self.model
+        finally:
+            self._write(self._masters)
+
+    def undo(self, *, last: int | None = None, id: str | None = None) -> list[str]:
+        """Take back the last edits, or one edit by id.
+
+        The weights become what they would be had these updates never been added: the last ones exactly; one in the
+        middle by replaying the others as they were computed, not as they would be computed without it.
+
+        Args:
+            last: how many edits, a whole number of batches.
+            id: the id of one edit; its batch must hold no other.
+
+        Returns:
+            The ids taken back.
+
+        Raises:
+            RunError: when there is no such edit, or it shares its update with others.
+        """
+        active = [e for e in self.journal.entries if e.applied]
+        if id is not None:
+            chosen = [e for e in active if e.id == id]
+            if not chosen:
+                raise RunError(f"there is no applied edit with the id {id!r} to undo.")
+            shared = [e.id for e in active if e.step == chosen[0].step and e.id != id]
+            if shared:
+                raise RunError(
+                    f"edit {id!r} shares its update with {', '.join(shared)}; undo the whole batch with last=."
+                )
+        else:
+            count = 1 if last is None else last
+            chosen = active[len(active) - count :] if 0 < count <= len(active) else []
+            if not chosen:
+                raise RunError(f"{count} edits cannot be undone: {len(active)} are applied.")
+            before = active[: len(active) - count]
+            if before and before[-1].step == chosen[0].step:
+                raise RunError(f"the last {count} edits end in the middle of a batch; undo whole batches.")
+        self.journal.undo(sorted({e.step for e in chosen}))
+        self._masters = self._rebuilt(self.journal.active_steps())
+        self._write(self._masters)
+        self.editor.load_state_dict(self._fresh)
+        for step in self.journal.active_steps():
+            self.editor.remember(self.journal.update(step))
+        return [e.id for e in chosen]
+
+    def base(self) -> Mapping[str, Float[Tensor, "out in"]]:
+        """Return W₀ of every matrix edited so far."""
+        return self._base
+
+    def masters(self) -> Mapping[str, Float[Tensor, "out in"]]:
+        """Return the present W of every matrix edited so far, in full precision."""
+        return self._masters
+
+    def _master(self, path: str) -> Tensor:
+        if path not in self._base:
+            self._base[path] = self.model.weight(path).to(self._precision, copy=True).contiguous()
+            self._masters[path] = self._base[path].clone()
+        return self._masters[path]
+
+    def _base_norm(self, path: str) -> float:
+        self._master(path)
+        return float(self._base[path].double().norm())
+
+    def _earlier(self) -> list[float]:
+        return [e.relative for e in self.journal.entries if e.applied and e.edit == e.step]
+
+    def _apply(self, update: Update) -> None:
+        for path, change in update.changes.items():
+            change.add_to(self._master(path))
+        self._write({path: self._masters[path] for path in update.changes})
+        self.editor.remember(update)
+
+    def _rebuilt(self, steps: Sequence[int]) -> dict[str, Tensor]:
+        """Add the updates of the given steps to W₀, in their order: the same sums as when they were made."""
+        weights = {path: base.clone() for path, base in self._base.items()}
+        for step in steps:
+            for path, change in self.journal.update(step).changes.items():
+                change.add_to(weights[path])
+        return weights
+
+    def _write(self, weights: Mapping[str, Tensor]) -> None:
+        for path, weight in weights.items():
+            self.model.write(path, weight)
