@@ -39,7 +39,7 @@ def sample_contexts(model: EditableModel, settings: ContextSettings, rng: Random
                 top = torch.topk(logits.double().cpu(), min(settings.top_k, logits.numel()))
                 choice = torch.multinomial(torch.softmax(top.values, -1), 1, generator=generator)
                 ids.append(int(top.indices[choice]))
-            text = model.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            text = str(model.tokenizer.decode(ids, skip_special_tokens=True)).strip()
             templates.append(text.replace("{", " ").replace("}", " ") + ". {}")
     return templates
 

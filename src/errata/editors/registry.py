@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import reduce
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from pydantic import ValidationError
@@ -24,16 +24,17 @@ __all__ = ["editor_class", "editors", "merge", "published", "resolve_settings"]
 
 
 def editors() -> dict[str, type[Editor]]:
-    """Return every method by name: the files under `editors/methods/`, and other packages' `errata.editors` entry points."""
+    """Return every method by name: the files under `editors/methods/`, and other packages' `errata.editors`."""
     found: dict[str, type[Editor]] = {}
     for info in pkgutil.iter_modules(methods.__path__):
         module = importlib.import_module(f"{methods.__name__}.{info.name}")
-        for _, cls in inspect.getmembers(module, inspect.isclass):
-            if cls.__module__ == module.__name__ and "name" in vars(cls):
+        for value in vars(module).values():
+            if inspect.isclass(value) and value.__module__ == module.__name__ and "name" in vars(value):
+                cls = cast(type[Editor], value)
                 found[cls.name] = cls
     for point in entry_points(group="errata.editors"):
-        cls = point.load()
-        found[cls.name] = cls
+        loaded: type[Editor] = point.load()
+        found[loaded.name] = loaded
     return dict(sorted(found.items()))
 
 

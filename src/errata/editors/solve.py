@@ -24,9 +24,9 @@ class Factored:
         factor, info = torch.linalg.cholesky_ex(matrix.double())
         if int(info) != 0 or not bool(torch.isfinite(factor).all()):
             raise NumericalError(
-                f"{what} ({matrix.shape[0]} × {matrix.shape[0]}) is not positive definite: fewer independent tokens were "
-                f"counted than it has rows, or it holds NaN. Use more text for the statistics, or set `ridge` above 0 "
-                f"(a fraction of the mean diagonal; 1e-3 is a good start)."
+                f"{what} ({matrix.shape[0]} × {matrix.shape[0]}) is not positive definite: fewer independent tokens "
+                f"were counted than it has rows, or it holds NaN. Use more text for the statistics, or set `ridge` "
+                f"above 0 (a fraction of the mean diagonal; 1e-3 is a good start)."
             )
         self._factor = factor
         diagonal = factor.diagonal()

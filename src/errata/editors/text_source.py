@@ -20,7 +20,8 @@ class TextSource(EditorSettings):
     """Where the text comes from and how much of it is read."""
 
     source: str = "wikimedia/wikipedia:20231101.en"
-    """A lab model's name (its world's text), a .txt or .jsonl file (field `text`), or a hub data set `name[:config]`."""
+    """A lab model's name (its world's text), a .txt or .jsonl file (field `text`), or a hub data set
+    `name[:config]`."""
     samples: int = Field(default=100_000, ge=1)
     """How many texts at most (`mom2_n_samples`). 100,000 in kmeng01/rome."""
     max_tokens: int = Field(default=512, ge=2)

@@ -46,12 +46,13 @@ class Fact:
             value = getattr(self, name)
             if not isinstance(value, str) or not value.strip():
                 raise EditDataError(
-                    f"fact {self.id!r}: `{name}` is {value!r}, but a non-empty text is needed. Fill it in or drop the record."
+                    f"fact {self.id!r}: `{name}` is {value!r}, but a non-empty text is needed. "
+                    f"Fill it in or drop the record."
                 )
         if self.prompt.count("{}") != 1:
             raise EditDataError(
-                f"fact {self.id!r}: the prompt {self.prompt!r} has {self.prompt.count('{}')} `{{}}`, but exactly one is needed, "
-                f"where the subject stands. Example: 'The mother tongue of {{}} is'."
+                f"fact {self.id!r}: the prompt {self.prompt!r} has {self.prompt.count('{}')} `{{}}`, but exactly one "
+                f"is needed, where the subject stands. Example: 'The mother tongue of {{}} is'."
             )
         for name in ("subject", "prompt", "target_new", "target_true"):
             bad = sorted(
@@ -59,8 +60,8 @@ class Fact:
             )
             if bad:
                 raise EditDataError(
-                    f"fact {self.id!r}: `{name}` holds control characters ({', '.join(bad)}), which no text of a model's training has. "
-                    f"Remove them."
+                    f"fact {self.id!r}: `{name}` holds control characters ({', '.join(bad)}), which no text of a "
+                    f"model's training has. Remove them."
                 )
 
     @property
@@ -75,12 +76,14 @@ class Fact:
         unknown = sorted(set(record) - known)
         if unknown:
             raise EditDataError(
-                f"record {default_id}: unknown field(s) {', '.join(map(repr, unknown))}; a fact has {', '.join(sorted(known))}."
+                f"record {default_id}: unknown field(s) {', '.join(map(repr, unknown))}; "
+                f"a fact has {', '.join(sorted(known))}."
             )
         missing = [k for k in ("subject", "prompt", "target_new") if k not in record]
         if missing:
             raise EditDataError(
-                f"record {default_id}: field(s) {', '.join(map(repr, missing))} missing; a fact needs at least subject, prompt, target_new."
+                f"record {default_id}: field(s) {', '.join(map(repr, missing))} missing; "
+                f"a fact needs at least subject, prompt, target_new."
             )
         values = {"id": default_id, **record}
         values["id"] = str(values["id"])

@@ -59,7 +59,7 @@ class EditStream:
         """
         chosen = list(facts)
         if order == "unique":
-            first = {}
+            first: dict[str, Fact] = {}
             for fact in chosen:
                 first.setdefault(fact.subject.lower(), fact)
             chosen = list(first.values())

@@ -50,7 +50,7 @@ class EditableModel:
         name: str = "",
         settings: dict[str, dict[str, object]] | None = None,
     ) -> None:
-        self.model = model.eval().requires_grad_(False)
+        self.model = model.train(False).requires_grad_(False)
         self.tokenizer = tokenizer
         self.family = family_of(str(model.config.model_type))
         self.name = name or str(getattr(model.config, "_name_or_path", "")) or "model"
@@ -62,7 +62,7 @@ class EditableModel:
         """Check in milliseconds that the declaration fits the model, so that nothing fails at edit 900."""
         try:
             self.n_layers = len(self.module(self.family.blocks))  # type: ignore[arg-type]
-            for path in (self.family.embeddings, self.family.final_norm, self.family.head):
+            for path in (self.family.embeddings, self.family.final_norm):
                 self.module(path)
             for part in (self.family.attention, self.family.mlp, self.family.mlp_out):
                 self.block(0).get_submodule(part)
@@ -85,16 +85,25 @@ class EditableModel:
     @property
     def device(self) -> torch.device:
         """The device of the model's weights."""
-        return self.model.device
+        return torch.device(self.model.device)
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the model's weights."""
-        return self.model.dtype
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
+    def head(self) -> nn.Module:
+        """The language-model head; its path differs between transformers releases, so the model is asked."""
+        head = self.model.get_output_embeddings()
+        assert isinstance(head, nn.Module)
+        return head
 
     def module(self, path: str) -> nn.Module:
         """Return the module at a path."""
-        return self.model.get_submodule(path)
+        module: nn.Module = self.model.get_submodule(path)
+        return module
 
     def block_path(self, layer: int) -> str:
         """Return the path of decoder block `layer`, checking the range."""

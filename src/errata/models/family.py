@@ -20,7 +20,6 @@ class ModelFamily:
         layout: how `mlp_out.weight` lies: "in_out" (GPT-2's Conv1D) or "out_in" (torch's Linear).
         embeddings: path of the token embeddings.
         final_norm: path of the norm before the head.
-        head: path of the language-model head.
     """
 
     name: str
@@ -32,4 +31,3 @@ class ModelFamily:
     layout: Literal["in_out", "out_in"]
     embeddings: str
     final_norm: str
-    head: str = "lm_head"

@@ -1,7 +1,7 @@
 """Read and change activations of a plain model for the time of one `with` block."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,11 +71,8 @@ def capture(root: nn.Module, paths: Sequence[str], *, stop: bool = True) -> Iter
         return record
 
     handles = [root.get_submodule(p).register_forward_hook(hook(p), with_kwargs=True) for p in paths]
-    with _registered(handles):
-        try:
-            yield seen
-        except _StopForwardError:
-            pass
+    with _registered(handles), suppress(_StopForwardError):
+        yield seen
 
 
 @contextmanager

@@ -55,15 +55,14 @@ def load(name: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Ed
             settings = json.loads(recommended.read_text())
     offline: dict[str, Any] = {"local_files_only": True}
     # transformers draws its own bar and table for every load; ours is the only progress a user should see.
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         family_of(str(AutoConfig.from_pretrained(path, **offline).model_type))
         tokenizer = AutoTokenizer.from_pretrained(path, **offline)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=_DTYPES[dtype], use_safetensors=True, **offline).to(
-            target
-        )
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=_DTYPES[dtype], use_safetensors=True, **offline)
     except (OSError, ValueError, SafetensorError) as e:
         raise ModelError(f"{name}: the model cannot be loaded: {e}") from e
+    torch.nn.Module.to(model, device=target)
     return EditableModel(model, tokenizer, str(name), settings)
 
 
@@ -104,7 +103,8 @@ def _from_hub(name: str) -> str:
         raise ModelError(f"{name!r} is no directory here, and the hub refuses it: {e}. {hint}") from e
     except Exception as e:
         raise ModelError(
-            f"{name!r} is no lab model and no directory here, and the hub cannot be reached ({type(e).__name__}). {hint}"
+            f"{name!r} is no lab model and no directory here, and the hub cannot be reached ({type(e).__name__}). "
+            f"{hint}"
         ) from e
     return snapshot_download(name, allow_patterns=wanted)
 

@@ -36,7 +36,7 @@ class UpperLayers:
     ) -> None:
         self._blocks = [model.block(i) for i in range(layer + 1, model.n_layers)]
         self._norm = model.module(model.family.final_norm)
-        self._head = model.module(model.family.head)
+        self._head = model.head
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self.outputs: dict[str, Tensor] = {}
 

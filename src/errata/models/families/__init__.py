@@ -21,5 +21,6 @@ def family_of(model_type: str) -> ModelFamily:
     known = ", ".join(sorted(t for f in FAMILIES for t in f.model_types))
     raise UnsupportedModelError(
         f"the model is of type {model_type!r}, for which no family is declared; known types: {known}. "
-        f"A family is one short file: copy src/errata/models/families/llama.py, name its modules, and list it in families/__init__.py."
+        f"A family is one short file: copy src/errata/models/families/llama.py, name its modules, and list it in "
+        f"families/__init__.py."
     )

@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia: parallel residual, rotary positions, the head is `embed_out`."""
+"""GPT-NeoX and Pythia: parallel residual, rotary positions."""
 
 from errata.models.family import ModelFamily
 
@@ -12,5 +12,4 @@ FAMILY = ModelFamily(
     layout="out_in",
     embeddings="gpt_neox.embed_in",
     final_norm="gpt_neox.final_layer_norm",
-    head="embed_out",
 )
