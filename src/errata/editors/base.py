@@ -23,6 +23,7 @@ class Editor(Protocol):
     name: ClassVar[str]
     paper: ClassVar[str]
     Settings: ClassVar[type[EditorSettings]]
+    settings: Any
 
     def __init__(self, settings: Any) -> None: ...
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,18 @@ from errata.models import EditableModel
 from errata.trajectory.guard import Guard
 from errata.trajectory.journal import Entry, Journal
 
-__all__ = ["Trajectory"]
+__all__ = ["Start", "Trajectory"]
+
+
+class Start(Protocol):
+    """Where a trajectory may begin: masters and the editor's state after a step."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def weights(self) -> Mapping[str, Tensor]: ...
+    @property
+    def editor(self) -> Mapping[str, Any]: ...
 
 
 class Trajectory:
@@ -30,6 +42,7 @@ class Trajectory:
         editor: a prepared editor.
         guard: judges each update before it lands.
         journal: where steps are recorded; in memory by default. Steps that it already holds are applied at once.
+        start: a checkpoint to begin at instead; `replay` then applies the journal's later steps one by one.
     """
 
     def __init__(
@@ -39,6 +52,7 @@ class Trajectory:
         *,
         guard: Guard | None = None,
         journal: Journal | None = None,
+        start: Start | None = None,
     ) -> None:
         self.model = model
         self.editor = editor
@@ -48,13 +62,29 @@ class Trajectory:
         self._base: dict[str, Tensor] = {}
         self._masters: dict[str, Tensor] = {}
         self._fresh = dict(editor.state_dict())
-        for step in self.journal.active_steps():
-            self._apply(self.journal.update(step))
-
-    @property
-    def step(self) -> int:
+        self.step = 0
         """How many edits have been made or refused so far."""
-        return self.journal.step
+        if start is None:
+            while self.replay():
+                pass
+        else:
+            self._begin_at(start)
+
+    def _begin_at(self, start: Start) -> None:
+        for path, weight in start.weights.items():
+            self._master(path).copy_(weight)
+        self._write(self._masters)
+        self.editor.load_state_dict(start.editor)
+        self.step = start.step
+
+    def replay(self) -> list[Entry]:
+        """Apply the journal's next recorded batch and return its entries; none when all are applied."""
+        entries = [e for e in self.journal.entries[self.step :] if e.step == self.journal.entries[self.step].step]
+        if entries:
+            if entries[0].applied:
+                self._apply(self.journal.update(entries[0].step))
+            self.step = entries[0].step
+        return entries
 
     def propose(self, batch: Sequence[Fact]) -> Update:
         """Compute the batch's update on the present model, in the precision in which it would be stored."""
@@ -103,6 +133,7 @@ class Trajectory:
             for i, fact in enumerate(batch)
         ]
         self.journal.record(entries, update if entries[0].applied else None)
+        self.step = last
         if update is not None and entries[0].applied:
             self._apply(update)
         return entries

@@ -1,0 +1,89 @@
+"""Edit facts in a few lines of Python."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from errata.edits import Fact
+from errata.editors.registry import editor_class, resolve_settings
+from errata.editors.statistics import StatisticsStore, default_cache
+from errata.models import EditableModel
+from errata.trajectory import Entry, Guard, Trajectory
+
+__all__ = ["EditResult", "edit"]
+
+_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """What became of a list of edits; printing it shows every fact before and after.
+
+    Args:
+        trajectory: the edited model's trajectory: `at(0)` shows the unedited model, `undo()` takes edits back.
+        entries: the journal's line of every fact.
+        facts: the facts, in the same order.
+        before: how the unedited model continued each prompt.
+        after: how the edited model continues it.
+    """
+
+    trajectory: Trajectory
+    entries: tuple[Entry, ...]
+    facts: tuple[Fact, ...]
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = []
+        for fact, entry, before, after in zip(self.facts, self.entries, self.before, self.after, strict=True):
+            lines.append(f"{fact.text} …   [{entry.status}]")
+            lines.append(f"  before: {before.strip()}")
+            lines.append(f"  after:  {after.strip()}")
+        return "\n".join(lines)
+
+    def undo(self, *, last: int | None = None, id: str | None = None) -> list[str]:
+        """Take back the last edits or one by id; see `Trajectory.undo`."""
+        return self.trajectory.undo(last=last, id=id)
+
+
+def edit(
+    model: EditableModel,
+    facts: Sequence[Fact | Mapping[str, Any]],
+    method: str = "memit",
+    *,
+    batch_size: int = 1,
+    guard: Guard | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> EditResult:
+    """Teach a model facts, one batch after another; the model itself is changed and stays a plain transformers model.
+
+    Args:
+        model: from `errata.load`, or `EditableModel(your_model, your_tokenizer)`.
+        facts: what to teach: `Fact`s, or mappings with subject, prompt and target_new.
+        method: an editing method; `errata methods` lists them.
+        batch_size: facts in one update.
+        guard: what to do with an edit that would disable the model; by default it is left out.
+        seed: of everything the method samples.
+        settings: the method's settings, over those resolved for the model.
+
+    Raises:
+        EditDataError: when a fact is malformed.
+        ConfigError: when method or settings do not exist.
+
+    Example:
+        >>> import errata
+        >>> model = errata.load("lab-s")                                            # doctest: +SKIP
+        >>> errata.edit(model, [{"subject": s, "prompt": "{} lives in", "target_new": t}])   # doctest: +SKIP
+    """
+    chosen = [f if isinstance(f, Fact) else Fact.from_mapping(f, str(i)) for i, f in enumerate(facts)]
+    editor = editor_class(method)(resolve_settings(method, model, settings))
+    editor.prepare(model, StatisticsStore(default_cache()), Random(seed))
+    before = model.generate([f.text for f in chosen], _TOKENS)
+    trajectory = Trajectory(model, editor, guard=guard or Guard(policy="rollback"))
+    entries: list[Entry] = []
+    for i in range(0, len(chosen), batch_size):
+        entries += trajectory.advance(chosen[i : i + batch_size])
+    after = model.generate([f.text for f in chosen], _TOKENS)
+    return EditResult(trajectory, tuple(entries), tuple(chosen), tuple(before), tuple(after))

@@ -1,0 +1,71 @@
+"""errata run, errata resume."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from errata.cli.terminal import TerminalProgress
+
+__all__ = ["resume", "run"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe in YAML.")],
+    override: Annotated[list[str] | None, typer.Option("-o", metavar="KEY=VALUE", help="Override a setting.")] = None,
+    model: Annotated[str | None, typer.Option(help="Short for -o model.name=MODEL.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run directory; runs/<run.name> by default.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and its cost, run nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Edit a model one fact after another and record every consequence."""
+    from errata.studies.recipe import load_recipe
+
+    overrides = [*([f"model.name={json.dumps(model)}"] if model else []), *(override or [])]
+    loaded = load_recipe(recipe, overrides)
+    target = out or Path("runs") / loaded.run.name
+    if dry_run:
+        from errata.studies.plan import plan
+
+        typer.echo(plan(loaded, target).as_json() if as_json else str(plan(loaded, target)))
+        return
+    from errata.studies.run import run as go
+
+    _finish(lambda progress: go(loaded, target, progress), target, as_json)
+
+
+def resume(directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")], as_json: Json = False) -> None:
+    """Continue an interrupted run exactly where it was."""
+    from errata.studies.run import resume as go
+
+    _finish(lambda progress: go(directory, progress), directory, as_json)
+
+
+def _finish(work: Callable[["TerminalProgress"], Path], directory: Path, as_json: bool) -> None:
+    """Do the work, then say where things are; an interruption says how to go on."""
+    from errata.cli.terminal import TerminalProgress
+    from errata.trajectory import DiskJournal
+
+    progress = TerminalProgress(directory.name)
+    try:
+        work(progress)
+    except KeyboardInterrupt:
+        progress.end()
+        sys.stderr.write(f"interrupted; every finished edit is recorded. Go on with: errata resume {directory}\n")
+        sys.exit(130)
+    finally:
+        progress.end()
+    entries = DiskJournal(directory).entries
+    statuses = dict(Counter(e.status for e in entries))
+    if as_json:
+        typer.echo(json.dumps({"run": str(directory), "edits": len(entries), "statuses": statuses}))
+    else:
+        typer.echo(f"{len(entries)} edits ({', '.join(f'{n} {s}' for s, n in statuses.items())}) in {directory}")
+        typer.echo(f"next: errata report {directory}")

@@ -1,0 +1,96 @@
+"""Show a run's progress: a bar with rate, time left and the latest figures on a terminal, plain lines elsewhere."""
+
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from errata.probes.rows import Row
+from errata.trajectory import Entry
+
+__all__ = ["TerminalProgress"]
+
+_PLAIN_EVERY = 20  # edits between lines where there is no terminal
+_WINDOW = 20  # edits over which rate and efficacy are averaged
+
+
+class TerminalProgress:
+    """Report on standard error, so that standard output stays for results."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._total = 0
+        self._seconds: deque[float] = deque(maxlen=_WINDOW)
+        self._efficacy: deque[float] = deque(maxlen=_WINDOW)
+        self._figures: dict[str, float] = {}
+        self._told = time.monotonic()
+
+    def tell(self, message: str) -> None:
+        """Print a remark."""
+        self._console.print(message, highlight=False, markup=False)
+
+    def statistics(self, done: int, total: int) -> None:
+        """Say every few seconds how far the covariance is."""
+        now = time.monotonic()
+        if now - self._told > 5 or done == total:
+            self._told = now
+            self.tell(f"{self._label}: covariance statistics {done}/{total}")
+
+    def begin(self, step: int, total: int) -> None:
+        """Start the bar."""
+        self._total = total
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[figures]}"),
+                console=self._console,
+            )
+            self._task = self._bar.add_task(self._label, total=total, completed=step, rate="", figures="")
+            self._bar.start()
+
+    def edited(self, entries: Sequence[Entry], rows: Mapping[str, Sequence[Row]], seconds: float) -> None:
+        """Move on by one batch."""
+        step = entries[-1].step
+        self._seconds.append(seconds / len(entries))
+        self._note(step, rows)
+        for entry in entries[:1]:
+            if entry.status != "applied":
+                self.tell(f"{self._label}: edit {entry.edit} ({entry.subject}) {entry.status}: {entry.verdict}")
+        rate = sum(self._seconds) / len(self._seconds)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, rate=f"{rate:.2f} s/edit", figures=self._words())
+        elif step % _PLAIN_EVERY < len(entries) or step == self._total:
+            left = (self._total - step) * rate
+            self.tell(f"{self._label}: {step}/{self._total} edits, {rate:.2f} s/edit, {left:.0f} s left, {self._words()}")
+
+    def _note(self, step: int, rows: Mapping[str, Sequence[Row]]) -> None:
+        latest = [row for found in rows.values() for row in found if row.step == step]
+        now = [row.value for row in latest if row.metric == "efficacy.success@now"]
+        if now:
+            self._efficacy.append(sum(now) / len(now))
+            self._figures["efficacy"] = sum(self._efficacy) / len(self._efficacy)
+        for label, metric in (("recalled", "efficacy.exact@retest"), ("unrelated", "unrelated.exact"), ("tasks", ".f1")):
+            values = [row.value for row in latest if row.metric == metric or (metric == ".f1" and row.metric.endswith(metric))]
+            if values:
+                self._figures[label] = sum(values) / len(values)
+
+    def _words(self) -> str:
+        return "  ".join(f"{k} {'dead' if math.isnan(v) else format(v, '.2f')}" for k, v in self._figures.items())
+
+    def end(self) -> None:
+        """Stop the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        sys.stderr.flush()

@@ -1,0 +1,32 @@
+"""Who is told how a run goes; the command line draws it, programs may listen."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from errata.probes.rows import Row
+from errata.trajectory import Entry
+
+__all__ = ["Progress", "Silent"]
+
+
+class Progress(Protocol):
+    """Hear of a run's progress."""
+
+    def tell(self, message: str) -> None:
+        """Receive a remark."""
+
+    def statistics(self, done: int, total: int) -> None:
+        """Hear of text chunks counted for the covariance."""
+
+    def begin(self, step: int, total: int) -> None:
+        """Hear that editing starts after `step` of `total` edits."""
+
+    def edited(self, entries: Sequence[Entry], rows: Mapping[str, Sequence[Row]], seconds: float) -> None:
+        """Hear of one batch, with the rows of each probe not yet written to disk."""
+
+    def end(self) -> None:
+        """Hear that the run is over."""
+
+
+class Silent(Progress):
+    """Hear nothing."""

@@ -1,0 +1,163 @@
+"""Recipes: what a run does, as YAML, with unknown keys refused and overrides from the command line."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from errata.errors import ConfigError
+from errata.validation import explain
+
+__all__ = ["EditsSection", "MethodSection", "ModelSection", "ProbeSection", "Recipe", "RunSection", "load_recipe"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class _OpenSection(_Section):
+    """A section with a name, whose further keys belong to what is named and are checked there."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+
+    name: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The further keys."""
+        return dict(self.model_extra or {})
+
+
+class ModelSection(_Section):
+    """Which model is edited."""
+
+    name: str
+    """A lab model, a directory in Hugging Face layout, or a hub name."""
+    dtype: str = "float32"
+    """Precision of the weights: float64, float32, float16 or bfloat16."""
+    device: str = "cpu"
+    """A torch device."""
+
+
+class MethodSection(_OpenSection):
+    """Which method edits it; all keys beside `name` are that method's settings."""
+
+
+class EditsSection(_Section):
+    """Which facts are edited, and in which order."""
+
+    dataset: str = "lab"
+    """A data set's name (`errata datasets`); "lab" gives counterfactual edits of the lab model's own world."""
+    path: str | None = None
+    """The data set's file or directory, or its hub name; the data set's own default when absent."""
+    n: int | None = Field(default=None, ge=1)
+    """How many facts; all when absent."""
+    batch_size: int = Field(default=1, ge=1)
+    """Facts in one update."""
+    order: Literal["given", "shuffled", "unique"] = "given"
+    """given, shuffled, or unique: the first fact of each lower-cased subject, shuffled (as the first paper samples)."""
+    seed: int = 0
+    """Seed of the order."""
+    order_file: str | None = None
+    """An index file with fixed orders (the first paper's); overrides `order`."""
+    sample: str = "0"
+    """Which of the file's orders; the first paper's Sample 1 is "0"."""
+
+
+class ProbeSection(_OpenSection):
+    """A probe; all keys beside `name` are its settings, `every` among them."""
+
+
+class RunSection(_Section):
+    """How the run is named, seeded and kept."""
+
+    name: str = "run"
+    """The run's directory under `runs/`."""
+    seed: int = 0
+    """Seed of everything the method samples."""
+    checkpoint_every: int = Field(default=20, ge=1)
+    """Edits between checkpoints; an interruption costs at most the probes of this many edits."""
+    on_disabled: Literal["continue", "stop", "rollback"] = "continue"
+    """What to do with an edit that would disable the model: apply it and go on, apply it and stop, or leave it out."""
+
+
+class ReportSection(_Section):
+    """What the report says of itself."""
+
+    title: str = ""
+    """A heading of your own."""
+
+
+_PROBES: tuple[dict[str, Any], ...] = (
+    {"name": "proficiency"},
+    {"name": "forgetting", "every": 20},
+    {"name": "unrelated", "every": 20},
+    {"name": "downstream", "every": 20},
+    {"name": "perplexity", "every": 20},
+    {"name": "drift"},
+    {"name": "text", "every": 20},
+)
+
+
+class Recipe(_Section):
+    """One sequential run, whole."""
+
+    model: ModelSection
+    method: MethodSection
+    edits: EditsSection = EditsSection()
+    probes: tuple[ProbeSection, ...] = tuple(ProbeSection(**p) for p in _PROBES)
+    run: RunSection = RunSection()
+    report: ReportSection = ReportSection()
+
+
+def load_recipe(source: Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and lay `key=value` overrides over it.
+
+    Args:
+        source: a YAML file, or its content.
+        overrides: such as "edits.n=30"; values are YAML. Naming another method sets the recipe's settings of its own
+            method aside, so that `method.name=rome` works on any recipe.
+
+    Raises:
+        ConfigError: when the file cannot be read, or a key or value makes no sense; names it.
+    """
+    if isinstance(source, Mapping):
+        content: Any = dict(source)
+        name = "recipe"
+    else:
+        name = str(source)
+        try:
+            content = yaml.safe_load(source.read_text(encoding="utf-8"))
+        except FileNotFoundError as e:
+            raise ConfigError(f"there is no recipe {source}; recipes/ holds examples.") from e
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+            raise ConfigError(f"{source} cannot be read as YAML: {e}") from e
+    if not isinstance(content, dict):
+        raise ConfigError(f"{name} holds {type(content).__name__}, but a recipe is a mapping of sections (model, method, ...).")
+    for override in overrides:
+        _lay(content, override)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as e:
+        raise ConfigError(explain(e, Recipe, name)) from e
+
+
+def _lay(content: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign or not key:
+        raise ConfigError(f"-o {override!r}: write key=value, for instance edits.n=30.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise ConfigError(f"-o {override!r}: the value is not YAML: {e}") from e
+    parts = key.split(".")
+    here: Any = content
+    for part in parts[:-1]:
+        here = here.setdefault(part, {})
+        if not isinstance(here, dict):
+            raise ConfigError(f"-o {override!r}: {part!r} is not a section.")
+    if parts == ["method", "name"] and here.get("name") != value:
+        here.clear()
+    here[parts[-1]] = value

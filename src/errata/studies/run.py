@@ -1,0 +1,150 @@
+"""The sequential run: edit after edit, with probes, checkpoints, and a resume that continues as if never stopped."""
+
+import errno
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from errata.edits import Fact
+from errata.editors.statistics import model_fingerprint
+from errata.errors import RunError
+from errata.probes.base import View
+from errata.probes.rows import Row
+from errata.studies.progress import Progress, Silent
+from errata.studies.recipe import Recipe
+from errata.studies.session import Session, open_session, prepare
+from errata.studies.store import Checkpoint, RunStore, describe
+from errata.trajectory import DiskJournal, Entry, Guard, Trajectory
+
+__all__ = ["resume", "run"]
+
+
+def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> Path:
+    """Run a recipe into a new run directory.
+
+    Args:
+        recipe: what to run.
+        out: the run directory; must not hold a run.
+        progress: told of every edit.
+
+    Returns:
+        The run directory.
+    """
+    progress = progress or Silent()
+    store = RunStore(out)
+    if (out / "run.json").exists():
+        raise RunError(f"{out} holds a run already. Continue it with `errata resume {out}`, or name another --out.")
+    session = open_session(recipe, progress.tell)
+    with store.lock(), _disk_full_explained(out):
+        config = session.recipe.model_dump(mode="json")
+        store.begin(describe(config, session.stream, model_fingerprint(session.model)), session.stream)
+        _Loop(session, store, progress).go()
+    return out
+
+
+def resume(out: Path, progress: Progress | None = None) -> Path:
+    """Continue a run that was interrupted at any point; a finished one is left as it is.
+
+    Raises:
+        ResumeError: when model or facts are not those the run was begun with.
+    """
+    progress = progress or Silent()
+    store = RunStore(out)
+    session = open_session(Recipe.model_validate(store.description()["config"]), progress.tell)
+    with store.lock(), _disk_full_explained(out):
+        store.check(model_fingerprint(session.model), session.stream)
+        _Loop(session, store, progress).go()
+    return out
+
+
+class _Loop:
+    """One pass over the stream.
+
+    Rows are buffered and written at checkpoints. After an interruption the pass begins at the last checkpoint: batches
+    that the journal holds are applied again and probed again, the rest are computed. Since probes are deterministic,
+    rows, journal and weights come out as if nothing had happened.
+    """
+
+    def __init__(self, session: Session, store: RunStore, progress: Progress) -> None:
+        self.session = session
+        self.store = store
+        self.progress = progress
+        self.rows: dict[str, list[Row]] = {probe.name: [] for probe in session.probes}
+
+    def go(self) -> None:
+        """Run from where the directory stands to the end of the stream."""
+        session, store = self.session, self.store
+        journal = DiskJournal(store.path)
+        checkpoint = store.last_checkpoint(journal.step)
+        if checkpoint is not None and checkpoint.finished:
+            self.progress.tell(f"{store.path} is finished at edit {checkpoint.step}.")
+            return
+        prepare(session, self.progress.statistics)
+        guard = Guard(policy=session.recipe.run.on_disabled)
+        self.trajectory = Trajectory(session.model, session.editor, guard=guard, journal=journal, start=checkpoint)
+        facts = {fact.id: fact for fact in session.stream.facts}
+        start = self.trajectory.step
+        self.edited = [facts[e.id] for e in journal.entries if e.applied and e.step <= start]
+        self.progress.begin(start, len(session.stream))
+        if checkpoint is None:
+            self._probe(0, (), final=False)
+            self._checkpoint(0, finished=False)
+        before = start
+        for step, batch in session.stream.batches(start):
+            began = time.perf_counter()
+            entries = self.trajectory.replay() or self.trajectory.advance(batch)
+            if entries[0].applied:
+                self.edited += batch
+            stop = entries[0].status in ("disabling", "nonfinite") and guard.policy == "stop"
+            final = stop or step == len(session.stream)
+            self._probe(step, batch, final=final, before=before)
+            if final or step // self._every > before // self._every:
+                self._checkpoint(step, finished=final)
+            self.progress.edited(entries, self.rows, time.perf_counter() - began)
+            before = step
+            if stop:
+                self.progress.tell(f"stopped: edit {entries[0].edit} ({entries[0].subject}) — {entries[0].verdict}")
+                break
+        self.progress.end()
+
+    @property
+    def _every(self) -> int:
+        return self.session.recipe.run.checkpoint_every
+
+    def _probe(self, step: int, batch: Sequence[Fact], *, final: bool, before: int = 0) -> None:
+        view = View(
+            model=self.session.model,
+            step=step,
+            batch=tuple(batch),
+            edited=tuple(self.edited),
+            final=final,
+            base=self.trajectory.base(),
+            masters=self.trajectory.masters(),
+        )
+        for probe in self.session.probes:
+            every = probe.settings.every
+            due = step // every > before // every if step else probe.settings.at_start
+            if due or final:
+                self.rows[probe.name].extend(probe.measure(view))
+
+    def _checkpoint(self, step: int, *, finished: bool) -> None:
+        """Write the rows, then the checkpoint that says they are complete."""
+        for name, rows in self.rows.items():
+            self.store.write_rows(name, step, rows)
+            rows.clear()
+        state = self.session.editor.state_dict()
+        self.store.write_checkpoint(Checkpoint(step, self.trajectory.masters(), state, finished))
+
+
+@contextmanager
+def _disk_full_explained(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RunError(
+            f"the disk is full: {e.filename or out} could not be written. Everything recorded so far is whole; free some "
+            f"space, then `errata resume {out}`."
+        ) from e

@@ -1,0 +1,74 @@
+"""Turn a recipe into the live objects of a run: model, facts, editor, probes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from pydantic import ValidationError
+
+from errata.edits import EditStream
+from errata.edits.datasets import load_stream
+from errata.editors.base import Editor
+from errata.editors.registry import editor_class, resolve_settings
+from errata.editors.statistics import StatisticsStore, default_cache
+from errata.errors import ConfigError
+from errata.models import EditableModel, load
+from errata.probes import probe_class
+from errata.probes.base import Probe
+from errata.studies.recipe import Recipe
+from errata.validation import explain
+
+__all__ = ["Session", "open_session"]
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a run works with; `recipe` has every setting resolved."""
+
+    recipe: Recipe
+    model: EditableModel
+    stream: EditStream
+    editor: Editor
+    probes: tuple[Probe, ...]
+
+
+def open_session(recipe: Recipe, tell: Callable[[str], None] = lambda message: None) -> Session:
+    """Load the model and the facts, and build editor and probes with resolved settings; nothing is computed yet.
+
+    Args:
+        recipe: what to run.
+        tell: receives remarks on the data, one line each.
+    """
+    model = load(recipe.model.name, dtype=recipe.model.dtype, device=recipe.model.device)
+    stream = load_stream(recipe.edits, recipe.model.name, tell)
+    settings = resolve_settings(recipe.method.name, model, recipe.method.settings)
+    editor = editor_class(recipe.method.name)(settings)
+    probes = tuple(build_probe(section.name, section.settings) for section in recipe.probes)
+    resolved = {
+        **recipe.model_dump(mode="json"),
+        "method": {"name": recipe.method.name, **settings.model_dump(mode="json")},
+        "probes": [
+            {"name": section.name, **probe.settings.model_dump(mode="json")}
+            for section, probe in zip(recipe.probes, probes, strict=True)
+        ],
+    }
+    return Session(Recipe.model_validate(resolved), model, stream, editor, probes)
+
+
+def prepare(session: Session, progress: Callable[[int, int], None] | None = None, cache: Path | None = None) -> None:
+    """Compute what editor and probes need of the unedited model."""
+    store = StatisticsStore(cache or default_cache(), progress)
+    session.editor.prepare(session.model, store, Random(session.recipe.run.seed))
+    for probe in session.probes:
+        probe.prepare(session.model, session.stream.facts)
+
+
+def build_probe(name: str, settings: dict[str, Any]) -> Probe:
+    """Build a probe from its name and settings, naming what does not fit."""
+    cls = probe_class(name)
+    try:
+        return cls(cls.Settings.model_validate(settings))
+    except ValidationError as e:
+        raise ConfigError(explain(e, cls.Settings, f"probes ({name})")) from e

@@ -1,0 +1,179 @@
+"""The run directory: its description, its rows, its checkpoints, and the lock that keeps two processes apart."""
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from errata.edits import EditStream
+from errata.errors import ResumeError, RunError
+from errata.files import write_aside
+from errata.probes.rows import Row, write_rows
+
+__all__ = ["Checkpoint", "RunStore", "describe"]
+
+_KEPT = 2  # checkpoints; an older step is rebuilt from the updates
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything needed to go on from a step: masters, the editor's state, and whether the run was over."""
+
+    step: int
+    weights: Mapping[str, Tensor]
+    editor: Mapping[str, Any]
+    finished: bool = False
+
+
+class RunStore:
+    """Read and write one run directory.
+
+    Args:
+        path: the directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes out of the run while the block lasts."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as e:
+                raise RunError(f"{self.path} is being run by another process. Wait for it, or stop it first.") from e
+            yield
+
+    def begin(self, description: Mapping[str, Any], stream: EditStream) -> None:
+        """Write `facts.jsonl` and `run.json`, refusing a directory that holds a run."""
+        if (self.path / "run.json").exists():
+            raise RunError(f"{self.path} holds a run already. Continue it with `errata resume {self.path}`, or name another --out.")
+        lines = [json.dumps(fact.to_mapping(), ensure_ascii=False) + "\n" for fact in stream.facts]
+        write_aside(self.path / "facts.jsonl", "".join(lines).encode())
+        write_aside(self.path / "run.json", (json.dumps(description, indent=1, ensure_ascii=False) + "\n").encode())
+
+    def description(self) -> dict[str, Any]:
+        """Read `run.json`."""
+        try:
+            content: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except FileNotFoundError as e:
+            raise RunError(f"{self.path} is not a run directory: it has no run.json.") from e
+        except ValueError as e:
+            raise RunError(f"{self.path / 'run.json'} is damaged: {e}") from e
+        return content
+
+    def check(self, model_fingerprint: str, stream: EditStream) -> None:
+        """Compare model and facts with those the run was begun with.
+
+        Raises:
+            ResumeError: names the first edit that differs.
+        """
+        begun = self.description()
+        if begun["model_fingerprint"] != model_fingerprint:
+            raise ResumeError(
+                f"the model {begun['config']['model']['name']!r} is not the one that {self.path} was begun with: its weights "
+                f"differ. Give back the original weights, or start a new run."
+            )
+        old, new = begun["stream"]["hashes"], stream.hashes()
+        for i, fact in enumerate(stream.facts):
+            if i >= len(old) or old[i] != new[i]:
+                was = self._subject(i)
+                raise ResumeError(
+                    f"edit {i + 1} in {self.path} differs: its subject was {was!r}, the data now gives {fact.subject!r} "
+                    f"(id {fact.id}). Restore the data, or start a new run."
+                )
+        if len(new) < len(old):
+            raise ResumeError(f"{self.path} was begun with {len(old)} edits, the data now gives {len(new)}. Restore the data.")
+
+    def _subject(self, index: int) -> str:
+        lines = (self.path / "facts.jsonl").read_text(encoding="utf-8").splitlines()
+        return str(json.loads(lines[index])["subject"]) if index < len(lines) else "(none)"
+
+    def write_rows(self, probe: str, step: int, rows: Sequence[Row]) -> None:
+        """Write one probe's rows up to `step` as one Parquet part."""
+        write_rows(self.path / "probes" / probe / f"part-{step:06d}.parquet", rows)
+
+    def write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint aside, rename it into place, then drop the oldest."""
+        folder = self.path / "checkpoints" / f"step-{checkpoint.step:06d}"
+        aside = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(aside, ignore_errors=True)
+        tensors = {k: v for k, v in checkpoint.editor.items() if isinstance(v, Tensor)}
+        plain = {k: v for k, v in checkpoint.editor.items() if not isinstance(v, Tensor)}
+        write_aside(aside / "weights.safetensors", save({k: v.contiguous() for k, v in checkpoint.weights.items()}))
+        write_aside(aside / "editor.safetensors", save({k: v.contiguous() for k, v in tensors.items()}))
+        state = {"step": checkpoint.step, "finished": checkpoint.finished, "editor": plain}
+        write_aside(aside / "state.json", json.dumps(state, ensure_ascii=False).encode())
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.replace(folder)
+        for old in self._checkpoints()[:-_KEPT]:
+            shutil.rmtree(old)
+
+    def last_checkpoint(self, until: int) -> Checkpoint | None:
+        """Read the newest checkpoint at or before step `until`; None when there is none."""
+        for folder in reversed(self._checkpoints()):
+            try:
+                state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+                if state["step"] > until:
+                    continue
+                editor = {**state["editor"], **load_file(folder / "editor.safetensors")}
+                return Checkpoint(state["step"], load_file(folder / "weights.safetensors"), editor, state["finished"])
+            except (OSError, ValueError, KeyError, SafetensorError) as e:
+                raise RunError(f"the checkpoint {folder} is damaged ({e}). Remove that folder; the one before it will serve.") from e
+        return None
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.path / "checkpoints").glob("step-*"))
+
+
+def describe(config: Mapping[str, Any], stream: EditStream, fingerprint: str) -> dict[str, Any]:
+    """Return what `run.json` holds: configuration, versions, fingerprints, hardware."""
+    packages = ("errata", "torch", "transformers", "tokenizers", "safetensors")
+    return {
+        "name": config["run"]["name"],
+        "config": dict(config),
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+        "git": _commit(),
+        "model_fingerprint": fingerprint,
+        "stream": {
+            "fingerprint": stream.fingerprint(),
+            "n": len(stream),
+            "batch_size": stream.batch_size,
+            "hashes": stream.hashes(),
+        },
+        "hardware": {
+            "machine": platform.machine(),
+            "system": platform.system(),
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _commit() -> str | None:
+    """Return the commit of the checkout that this package runs from, if it is one."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

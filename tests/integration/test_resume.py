@@ -1,0 +1,153 @@
+"""A run killed at any instant and resumed is the run that was never killed, bit for bit."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from errata.studies.recipe import load_recipe
+from errata.studies.run import resume, run
+from tests.tiny import tiny_facts, tiny_model, tiny_text_file
+
+EDITS = 23
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    """A recipe over a random GPT-2 in a directory, a facts file and a text file."""
+    root = tmp_path_factory.mktemp("resume")
+    model = tiny_model("gpt2")
+    model.model.save_pretrained(root / "model")
+    model.tokenizer.save_pretrained(root / "model")
+    facts = [json.dumps(f.to_mapping()) for f in tiny_facts(EDITS)]
+    (root / "facts.jsonl").write_text("\n".join(facts) + "\n", encoding="utf-8")
+    text = tiny_text_file(root)
+    content = {
+        "model": {"name": str(root / "model")},
+        "method": {
+            "name": "memit-history",
+            "layers": [1, 2],
+            "ridge": 0.01,
+            "covariance_weight": 10.0,
+            "value": {"steps": 4},
+            "contexts": {"lengths": [[3, 2]]},
+            "statistics": {"source": str(text)},
+        },
+        "edits": {"dataset": "jsonl", "path": str(root / "facts.jsonl")},
+        "probes": [
+            {"name": "proficiency"},
+            {"name": "forgetting", "every": 4},
+            {"name": "perplexity", "every": 6, "source": str(text)},
+            {"name": "drift"},
+            {"name": "text", "every": 10},
+        ],
+        "run": {"name": "r", "checkpoint_every": 5},
+    }
+    file = root / "recipe.yaml"
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def whole(recipe, tmp_path_factory) -> dict[str, bytes]:
+    """What an uninterrupted run leaves behind."""
+    return results(run(load_recipe(recipe), tmp_path_factory.mktemp("whole") / "run"))
+
+
+def results(directory: Path) -> dict[str, bytes]:
+    """Return every file that must not depend on interruptions; the journal without its seconds."""
+    kept = {}
+    for folder in ("updates", "probes", "checkpoints"):
+        for file in sorted((directory / folder).rglob("*")):
+            if file.is_file():
+                kept[str(file.relative_to(directory))] = file.read_bytes()
+    lines = [json.loads(line) for line in (directory / "journal.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("seconds")
+    kept["journal"] = json.dumps(lines).encode()
+    return kept
+
+
+def errata(*arguments: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-m", "errata", *arguments], env=environment, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_and_resumed_equals_never_killed(recipe, whole, tmp_path, seed) -> None:
+    rng = random.Random(seed)
+    out = tmp_path / "run"
+    process = errata("run", str(recipe), "--out", str(out))
+    for _ in range(2):
+        upto = rng.randrange(1, EDITS)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline and lines_of(out) < upto:
+            time.sleep(0.002)
+        time.sleep(rng.random() * 0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process = errata("resume", str(out))
+    _, messages = process.communicate(timeout=240)
+    assert process.returncode == 0, messages.decode()
+    assert results(out) == whole
+
+
+def lines_of(out: Path) -> int:
+    journal = out / "journal.jsonl"
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+
+def test_ctrl_c_says_how_to_go_on(recipe, whole, tmp_path) -> None:
+    out = tmp_path / "run"
+    process = errata("run", str(recipe), "--out", str(out))
+    while process.poll() is None and lines_of(out) < 3:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, messages = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"errata resume {out}" in messages.decode()
+    assert "Traceback" not in messages.decode()
+    assert results(resume(out)) == whole
+
+
+def test_resume_of_a_finished_run_changes_nothing(recipe, whole, tmp_path) -> None:
+    out = run(load_recipe(recipe), tmp_path / "run")
+    assert results(resume(out)) == whole
+
+
+def test_resume_names_the_first_edit_that_differs(recipe, tmp_path) -> None:
+    from errata.errors import ResumeError
+
+    content = yaml.safe_load(recipe.read_text())
+    facts = tmp_path / "facts.jsonl"
+    lines = Path(content["edits"]["path"]).read_text().splitlines()
+    facts.write_text("\n".join(lines[:5]) + "\n")
+    content["edits"]["path"] = str(facts)
+    out = run(load_recipe(content), tmp_path / "run")
+    changed = json.loads(lines[3]) | {"subject": "Somebody Else"}
+    facts.write_text("\n".join([*lines[:3], json.dumps(changed), lines[4]]) + "\n")
+    with pytest.raises(ResumeError, match=r"edit 4 .*Somebody Else"):
+        resume(out)
+
+
+def test_resume_refuses_another_model(recipe, tmp_path) -> None:
+    from errata.errors import ResumeError
+
+    content = yaml.safe_load(recipe.read_text())
+    model = tiny_model("gpt2", seed=1)
+    folder = tmp_path / "model"
+    model.model.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    out = run(load_recipe(content, ["edits.n=2"]), tmp_path / "run")
+    description = json.loads((out / "run.json").read_text())
+    description["config"]["model"]["name"] = str(folder)
+    (out / "run.json").write_text(json.dumps(description))
+    with pytest.raises(ResumeError, match="weights"):
+        resume(out)
