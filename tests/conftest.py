@@ -1,11 +1,12 @@
-"""What holds for every test: one thread, no file outside the test's own folder, shapes checked."""
+"""What holds for every test: shapes are checked, one thread, no cache outside the test's own folder."""
 
 import pytest
 import torch
 from jaxtyping import install_import_hook
 
 # Shapes in signatures are enforced here and only here; users pay nothing for them.
-install_import_hook("errata", "beartype.beartype")
+_SHAPED = ("keys", "methods", "solve", "statistics", "update", "values")
+install_import_hook(["errata.models", *(f"errata.editors.{name}" for name in _SHAPED)], "beartype.beartype")
 torch.set_num_threads(1)
 
 

@@ -2,11 +2,16 @@
 
 import pytest
 import torch
-from tiny import FAMILIES, tiny_model
 
 from errata.models.replay import UpperLayers
+from tiny import FAMILIES, tiny_model
 
-TEXTS = ("Ada Abend was born in", "The mother tongue of Boris Bell is", "Greta", "Children play music under green trees")
+TEXTS = (
+    "Ada Abend was born in",
+    "The mother tongue of Boris Bell is",
+    "Greta",
+    "Children play music under green trees",
+)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

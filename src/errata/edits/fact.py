@@ -49,19 +49,19 @@ class Fact:
                     f"fact {self.id!r}: `{name}` is {value!r}, but a non-empty text is needed. "
                     f"Fill it in or drop the record."
                 )
+        for name in ("target_true", "relation"):
+            if not isinstance(value := getattr(self, name), str):
+                raise EditDataError(f"fact {self.id!r}: `{name}` is {value!r}, but a text is needed; it may be empty.")
         if self.prompt.count("{}") != 1:
             raise EditDataError(
                 f"fact {self.id!r}: the prompt {self.prompt!r} has {self.prompt.count('{}')} `{{}}`, but exactly one "
                 f"is needed, where the subject stands. Example: 'The mother tongue of {{}} is'."
             )
-        for name in ("subject", "prompt", "target_new", "target_true"):
-            bad = sorted(
-                {f"U+{ord(c):04X}" for c in getattr(self, name) if unicodedata.category(c) == "Cc" and c not in "\n\t"}
-            )
-            if bad:
+        for name in ("subject", "prompt", "target_new", "target_true", "paraphrase_prompts", "neighborhood_prompts"):
+            if bad := _foreign_characters(getattr(self, name)):
                 raise EditDataError(
-                    f"fact {self.id!r}: `{name}` holds control characters ({', '.join(bad)}), which no text of a "
-                    f"model's training has. Remove them."
+                    f"fact {self.id!r}: `{name}` holds control characters or lone surrogates ({', '.join(bad)}), which "
+                    f"no text of a model's training has. Remove them."
                 )
 
     @property
@@ -89,7 +89,7 @@ class Fact:
         values["id"] = str(values["id"])
         for name in ("paraphrase_prompts", "neighborhood_prompts"):
             prompts = values.get(name, ())
-            if isinstance(prompts, str) or not all(isinstance(p, str) and p.strip() for p in prompts):
+            if not isinstance(prompts, list | tuple) or not all(isinstance(p, str) and p.strip() for p in prompts):
                 raise EditDataError(
                     f"record {default_id}: `{name}` must be a list of non-empty texts, found {prompts!r}."
                 )
@@ -101,3 +101,9 @@ class Fact:
         return {
             name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in self.__slots__
         }
+
+
+def _foreign_characters(text: str | tuple[str, ...]) -> list[str]:
+    """Return the code points that no model's training text has: control characters, and halves of a pair."""
+    found = {c for part in (text if isinstance(text, tuple) else (text,)) for c in part}
+    return sorted(f"U+{ord(c):04X}" for c in found if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t")
