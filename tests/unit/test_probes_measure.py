@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.tiny import tiny_facts, tiny_model, tiny_text_file, tiny_tokenizer
 
 from errata.edits import Fact
 from errata.errors import ConfigError, EditDataError
@@ -21,6 +20,7 @@ from errata.probes.base import Probe, View
 from errata.probes.downstream import parse_answer, weighted_f1
 from errata.probes.entropy import generation_entropy
 from errata.probes.rows import Row
+from tiny import tiny_facts, tiny_model, tiny_text_file, tiny_tokenizer
 
 FACTS = tiny_facts(6)
 

@@ -1,0 +1,73 @@
+"""Continue texts greedily, in batches of equal length."""
+
+from collections.abc import Sequence
+
+import torch
+
+from errata.models import EditableModel
+from errata.probes.scoring import check_length
+
+__all__ = ["generate"]
+
+_TOKENS = 8192  # in one batch, prompt and continuation together
+
+
+@torch.no_grad()
+def generate(model: EditableModel, prompts: Sequence[str], new_tokens: int) -> list[str]:
+    """Continue each prompt with its most probable tokens and return only what was added.
+
+    Prompts of the same token count go through the model together, so no padding is needed and none can matter. A
+    continuation ends at an end-of-sequence token, at the model's last position, or, in a dead model, at the first NaN:
+    then there is no most probable token. (`transformers.generate` would go on with token 0, and would obey whatever
+    repetition penalties the model's directory suggests.)
+
+    Args:
+        model: the model; read only.
+        prompts: the texts.
+        new_tokens: how many tokens to add at most.
+    """
+    rows = model.encode(list(prompts)) if prompts else []
+    made: list[list[int]] = [[] for _ in rows]
+    lengths: dict[int, list[int]] = {}
+    for i, ids in enumerate(rows):
+        check_length(model, ids)
+        lengths.setdefault(len(ids), []).append(i)
+    for length, members in sorted(lengths.items()):
+        size = max(1, _TOKENS // (length + new_tokens))
+        for start in range(0, len(members), size):
+            group = members[start : start + size]
+            for i, ids in zip(group, _continue(model, [rows[i] for i in group], new_tokens), strict=True):
+                made[i] = ids
+    return [str(model.tokenizer.decode(ids, skip_special_tokens=True)) for ids in made]
+
+
+def _continue(model: EditableModel, rows: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
+    """Add tokens to rows of one length."""
+    length = len(rows[0])
+    limit = int(getattr(model.model.config, "max_position_embeddings", length + new_tokens))
+    ends = _end_ids(model)
+    made: list[list[int]] = [[] for _ in rows]
+    running = [True] * len(rows)
+    given = torch.tensor(rows, device=model.device)
+    cache = None
+    for _ in range(min(new_tokens, limit - length)):
+        out = model.model(input_ids=given, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        logits, cache = out.logits[:, -1], out.past_key_values
+        best = logits.argmax(-1)
+        alive = (~logits.isnan().any(-1)).tolist()
+        for i, token in enumerate(best.tolist()):
+            running[i] = running[i] and alive[i] and token not in ends
+            if running[i]:
+                made[i].append(token)
+        if not any(running):
+            break
+        given = best[:, None]
+    return made
+
+
+def _end_ids(model: EditableModel) -> set[int]:
+    """Return the tokens that end a text, of the tokenizer and of the model's generation settings."""
+    ends = {model.tokenizer.eos_token_id}
+    configured = getattr(model.model.generation_config, "eos_token_id", None)
+    ends.update(configured if isinstance(configured, list) else [configured])
+    return {e for e in ends if isinstance(e, int)}

@@ -1,0 +1,62 @@
+"""How well facts are recalled: the rows that proficiency and forgetting have in common."""
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+
+from errata.edits import Fact
+from errata.models import EditableModel
+from errata.probes.rows import Row
+from errata.probes.scoring import score
+
+__all__ = ["KINDS", "recall_rows"]
+
+KINDS = ("efficacy", "paraphrase", "neighborhood")
+
+
+def recall_rows(
+    model: EditableModel, facts: Sequence[Fact], step: int, when: str, kinds: Collection[str] = KINDS
+) -> Iterator[Row]:
+    """Ask for facts and yield `{kind}.success@{when}` and `{kind}.exact@{when}`, two rows a prompt.
+
+    Efficacy and paraphrase want the new object: success is P(new) > P(true), exact that all tokens of the new object
+    are the argmax. Neighborhood wants the true object: success is P(true) > P(new), exact that the true object is the
+    argmax (2401.07453 §3.1; probabilities are compared by their mean log per token, as in its code). Without a true
+    object there is no success row, and no neighborhood. NaN is a failure.
+
+    Args:
+        model: the model; read only.
+        facts: what to ask.
+        step: how many edits have been made.
+        when: "now", "end", "base" or "retest".
+        kinds: which kinds of prompt.
+    """
+    asked = [
+        (fact, kind, n, prompt)
+        for fact in facts
+        for kind, prompts in (
+            ("efficacy", (fact.text,)),
+            ("paraphrase", fact.paraphrase_prompts),
+            ("neighborhood", fact.neighborhood_prompts if fact.target_true else ()),
+        )
+        if kind in kinds
+        for n, prompt in enumerate(prompts)
+    ]
+    pairs = [(prompt, fact.target_new) for fact, _, _, prompt in asked]
+    pairs += [(prompt, fact.target_true) for fact, _, _, prompt in asked if fact.target_true]
+    scores = score(model, pairs)
+    true = iter(scores[len(asked) :])
+    for (fact, kind, n, _), new in zip(asked, scores, strict=False):
+        old = next(true) if fact.target_true else None
+        wanted, other = (old, new) if kind == "neighborhood" else (new, old)
+        assert wanted is not None
+        values = {"success": float(wanted.logp > other.logp)} if other else {}
+        for metric, value in {**values, "exact": wanted.exact}.items():
+            yield Row(
+                step,
+                f"{kind}.{metric}@{when}",
+                value,
+                edit_id=fact.id,
+                prompt_id=f"{kind}:{n}",
+                logp_new=new.logp,
+                logp_true=old.logp if old else math.nan,
+            )

@@ -1,0 +1,152 @@
+"""Score (prompt, object) pairs under teacher forcing: the one measurement that all recall probes share."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from errata.errors import EditDataError
+from errata.models import EditableModel
+
+__all__ = ["Score", "TokenScores", "check_length", "score", "score_tokens"]
+
+_TOKENS = 8192  # in one forward
+_LOGITS = 2**26  # in one forward: 256 MiB in float32
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How well a model continues a prompt with an object.
+
+    Args:
+        logp: mean log-probability per object token, in nats; NaN from a dead model.
+        exact: 1.0 when every object token is the most probable one, else 0.0; 0.0 from a dead model.
+    """
+
+    logp: float
+    exact: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """One row's scored tokens.
+
+    Args:
+        logps: log-probability of each, in nats.
+        best: whether each is the most probable one.
+    """
+
+    logps: Float[Tensor, " n"]
+    best: Tensor
+
+
+def score(model: EditableModel, pairs: Sequence[tuple[str, str]]) -> list[Score]:
+    """Score objects after prompts: mean log P(token | prompt, earlier object tokens), and whether all are the argmax.
+
+    The mean per token is what kmeng01/rome's `eval_utils_counterfact` and the first paper (2401.07453) compare; exact
+    match is the first paper's `rewrite_prompts_correct`.
+
+    Args:
+        model: the model; read only.
+        pairs: prompt text and object, the object without its leading space.
+    """
+    prompts = dict.fromkeys(prompt for prompt, _ in pairs)
+    objects = dict.fromkeys(wanted for _, wanted in pairs)
+    prompt_ids = dict(zip(prompts, model.encode(list(prompts)), strict=True)) if pairs else {}
+    object_ids = {wanted: model.encode_target(wanted) for wanted in objects}
+    rows = [(prompt_ids[prompt] + object_ids[wanted], len(prompt_ids[prompt])) for prompt, wanted in pairs]
+    return [_summary(scores) for scores in score_tokens(model, rows)]
+
+
+def _summary(scores: TokenScores) -> Score:
+    logp = float(scores.logps.double().mean())
+    # A NaN row has its argmax somewhere, which may be the object by accident.
+    return Score(logp, float(bool(scores.best.all()) and logp == logp))
+
+
+@torch.no_grad()
+def score_tokens(model: EditableModel, rows: Sequence[tuple[Sequence[int], int]]) -> list[TokenScores]:
+    """Score the tail of each token row in batches of similar length; logits are computed where a token is scored only.
+
+    Args:
+        model: the model; read only.
+        rows: token ids, and the index from which on they are scored (at least 1).
+
+    Raises:
+        EditDataError: when a row has nothing before its first scored token, or is longer than the model's positions.
+    """
+    for ids, start in rows:
+        if start < 1:
+            raise EditDataError(
+                f"an empty prompt before {model.tokenizer.decode(list(ids))!r}: {model.name} has no "
+                f"beginning-of-sequence token, so nothing can be predicted. Give the prompt a text."
+            )
+        check_length(model, ids)
+    # The last token is only predicted, never read; so objects of one token share their prompt's row.
+    read = [tuple(ids[:-1]) for ids, _ in rows]
+    found: list[TokenScores | None] = [None] * len(rows)
+    for group in _batches(read, [len(ids) - start for ids, start in rows], int(model.model.config.vocab_size)):
+        inputs = list(dict.fromkeys(read[i] for i in group))
+        line = {ids: n for n, ids in enumerate(inputs)}
+        spans = [(line[read[i]], rows[i][1] - 1, len(rows[i][0]) - rows[i][1]) for i in group]
+        places = dict.fromkeys((row, first + k) for row, first, n in spans for k in range(n))
+        logits = _logits_at(model, inputs, list(places))
+        index = {place: n for n, place in enumerate(places)}
+        for i, (row, first, n) in zip(group, spans, strict=True):
+            at = torch.tensor([index[row, first + k] for k in range(n)], device=logits.device)
+            wanted = torch.tensor(rows[i][0][rows[i][1] :], device=logits.device)
+            here = logits[at]
+            logps = torch.log_softmax(here, dim=-1).gather(1, wanted[:, None])[:, 0]
+            found[i] = TokenScores(logps.cpu(), (here.argmax(-1) == wanted).cpu())
+    return [scores for scores in found if scores is not None]
+
+
+def check_length(model: EditableModel, ids: Sequence[int]) -> None:
+    """Refuse a text that has more tokens than the model has positions."""
+    limit = int(getattr(model.model.config, "max_position_embeddings", len(ids)))
+    if len(ids) > limit:
+        raise EditDataError(
+            f"a text of {len(ids)} tokens, but {model.name} has {limit} positions: "
+            f"{model.tokenizer.decode(list(ids[:20]))!r}... Shorten it."
+        )
+
+
+def _batches(read: Sequence[tuple[int, ...]], scored: Sequence[int], vocab: int) -> Iterator[list[int]]:
+    """Yield row indices, shortest first, equal rows together, within the budgets of tokens and logits."""
+    group: list[int] = []
+    logits = 0
+    for i in sorted(range(len(read)), key=lambda i: (len(read[i]), read[i])):
+        more = scored[i] * vocab
+        if group and (len(read[i]) * (len(group) + 1) > _TOKENS or logits + more > _LOGITS):
+            yield group
+            group, logits = [], 0
+        group.append(i)
+        logits += more
+    if group:
+        yield group
+
+
+def _logits_at(
+    model: EditableModel, inputs: Sequence[Sequence[int]], places: Sequence[tuple[int, int]]
+) -> Float[Tensor, "n vocab"]:
+    """Return logits at (row, position) places, in float32 at least.
+
+    The hidden states are picked where they enter the head, inside the model's own forward: whatever an architecture
+    does to its logits afterwards (scaling, capping) still happens.
+    """
+    tokens = model.pad(inputs)
+    picked: Int[Tensor, "n 2"] = torch.tensor(places, device=model.device)
+
+    def pick(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (args[0][picked[:, 0], picked[:, 1]][None],)
+
+    handle = model.head.register_forward_pre_hook(pick)
+    try:
+        logits: Tensor = model.model(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, use_cache=False
+        ).logits[0]
+    finally:
+        handle.remove()
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
