@@ -56,6 +56,7 @@ class Probe(Protocol):
 
     name: ClassVar[str]
     Settings: ClassVar[type[ProbeSettings]]
+    settings: Any
 
     def __init__(self, settings: Any) -> None: ...
 
