@@ -1,1 +1,36 @@
-"""The command line."""
+"""The command line: one file a group of commands, heavy imports inside the commands."""
+
+import sys
+
+import typer
+
+from errata.cli import catalogue, lab, run
+from errata.errors import ErrataError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Correct facts in a language model, thousands of them, and know what every correction cost.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("run")(run.run)
+app.command("resume")(run.resume)
+app.command("methods")(catalogue.methods)
+app.command("models")(catalogue.models)
+app.command("datasets")(catalogue.datasets)
+app.add_typer(lab.app, name="lab")
+
+
+def main() -> None:
+    """Run the command line; user errors end with a message and status 1, an interruption with 130."""
+    try:
+        app()
+    except ErrataError as e:
+        sys.stderr.write(f"error: {e}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)

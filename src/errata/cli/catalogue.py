@@ -82,7 +82,13 @@ def _settings(model: Any, prefix: str = "") -> list[dict[str, str]]:
 def _page(cls: Any, record: dict[str, Any]) -> str:
     import inspect
 
-    lines = [f"{cls.name} — {record['paper']}", "", inspect.cleandoc(cls.__doc__ or ""), "", "Settings (method.KEY in a recipe):"]
+    lines = [
+        f"{cls.name} — {record['paper']}",
+        "",
+        inspect.cleandoc(cls.__doc__ or ""),
+        "",
+        "Settings (method.KEY in a recipe):",
+    ]
     for setting in record["settings"]:
         lines.append(f"  {setting['key']} = {setting['default']}")
         lines.append(f"      {' '.join(setting['meaning'].split())}")

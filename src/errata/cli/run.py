@@ -22,7 +22,9 @@ def run(
     override: Annotated[list[str] | None, typer.Option("-o", metavar="KEY=VALUE", help="Override a setting.")] = None,
     model: Annotated[str | None, typer.Option(help="Short for -o model.name=MODEL.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run directory; runs/<run.name> by default.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and its cost, run nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved plan and its cost, run nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Edit a model one fact after another and record every consequence."""
@@ -41,7 +43,9 @@ def run(
     _finish(lambda progress: go(loaded, target, progress), target, as_json)
 
 
-def resume(directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")], as_json: Json = False) -> None:
+def resume(
+    directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")], as_json: Json = False
+) -> None:
     """Continue an interrupted run exactly where it was."""
     from errata.studies.run import resume as go
 

@@ -72,7 +72,9 @@ class TerminalProgress:
             self._bar.update(self._task, completed=step, rate=f"{rate:.2f} s/edit", figures=self._words())
         elif step % _PLAIN_EVERY < len(entries) or step == self._total:
             left = (self._total - step) * rate
-            self.tell(f"{self._label}: {step}/{self._total} edits, {rate:.2f} s/edit, {left:.0f} s left, {self._words()}")
+            self.tell(
+                f"{self._label}: {step}/{self._total} edits, {rate:.2f} s/edit, {left:.0f} s left, {self._words()}"
+            )
 
     def _note(self, step: int, rows: Mapping[str, Sequence[Row]]) -> None:
         latest = [row for found in rows.values() for row in found if row.step == step]
@@ -80,8 +82,14 @@ class TerminalProgress:
         if now:
             self._efficacy.append(sum(now) / len(now))
             self._figures["efficacy"] = sum(self._efficacy) / len(self._efficacy)
-        for label, metric in (("recalled", "efficacy.exact@retest"), ("unrelated", "unrelated.exact"), ("tasks", ".f1")):
-            values = [row.value for row in latest if row.metric == metric or (metric == ".f1" and row.metric.endswith(metric))]
+        for label, metric in (
+            ("recalled", "efficacy.exact@retest"),
+            ("unrelated", "unrelated.exact"),
+            ("tasks", ".f1"),
+        ):
+            values = [
+                row.value for row in latest if row.metric == metric or (metric == ".f1" and row.metric.endswith(metric))
+            ]
             if values:
                 self._figures[label] = sum(values) / len(values)
 

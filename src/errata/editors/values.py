@@ -23,6 +23,9 @@ class ValueSettings(EditorSettings):
 
     lr: float = Field(default=0.5, gt=0)
     """Adam's step (`v_lr`). Small models want 0.05 to 0.1: their hidden states are shorter."""
+    adam_epsilon: float = Field(default=1e-8, gt=0)
+    """Adam's ε. Torch's default moves every coordinate by about `lr`, however small its gradient, so that δ fills
+    directions which the fact does not need; an ε of the size of the gradients keeps δ to those it needs."""
     steps: int = Field(default=20, ge=1)
     """Evaluations of the loss (`v_num_grad_steps`); one step fewer is taken."""
     weight_decay: float = Field(default=0.5, ge=0)
@@ -104,7 +107,7 @@ def optimise_value(
     precision = torch.promote_types(initial.dtype, torch.float32)
     initial = initial.to(precision)
     delta = torch.zeros_like(initial, requires_grad=True)
-    optimiser = torch.optim.Adam([delta], lr=settings.lr)
+    optimiser = torch.optim.Adam([delta], lr=settings.lr, eps=settings.adam_epsilon)
     essence_before: Tensor | None = None
     losses: list[float] = []
     probability = float("nan")

@@ -135,7 +135,9 @@ def load_recipe(source: Path | Mapping[str, Any], overrides: Sequence[str] = ())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
             raise ConfigError(f"{source} cannot be read as YAML: {e}") from e
     if not isinstance(content, dict):
-        raise ConfigError(f"{name} holds {type(content).__name__}, but a recipe is a mapping of sections (model, method, ...).")
+        raise ConfigError(
+            f"{name} holds {type(content).__name__}, but a recipe is a mapping of sections (model, method, ...)."
+        )
     for override in overrides:
         _lay(content, override)
     try:

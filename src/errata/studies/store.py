@@ -58,12 +58,17 @@ class RunStore:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as e:
                 raise RunError(f"{self.path} is being run by another process. Wait for it, or stop it first.") from e
+            # Nobody else writes here now: whatever is half-written was left by a process that was killed.
+            for leftover in [*self.path.rglob(".*.part")]:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
             yield
 
     def begin(self, description: Mapping[str, Any], stream: EditStream) -> None:
         """Write `facts.jsonl` and `run.json`, refusing a directory that holds a run."""
         if (self.path / "run.json").exists():
-            raise RunError(f"{self.path} holds a run already. Continue it with `errata resume {self.path}`, or name another --out.")
+            raise RunError(
+                f"{self.path} holds a run already. Continue it with `errata resume {self.path}`, or name another --out."
+            )
         lines = [json.dumps(fact.to_mapping(), ensure_ascii=False) + "\n" for fact in stream.facts]
         write_aside(self.path / "facts.jsonl", "".join(lines).encode())
         write_aside(self.path / "run.json", (json.dumps(description, indent=1, ensure_ascii=False) + "\n").encode())
@@ -99,7 +104,9 @@ class RunStore:
                     f"(id {fact.id}). Restore the data, or start a new run."
                 )
         if len(new) < len(old):
-            raise ResumeError(f"{self.path} was begun with {len(old)} edits, the data now gives {len(new)}. Restore the data.")
+            raise ResumeError(
+                f"{self.path} was begun with {len(old)} edits, the data now gives {len(new)}. Restore the data."
+            )
 
     def _subject(self, index: int) -> str:
         lines = (self.path / "facts.jsonl").read_text(encoding="utf-8").splitlines()
@@ -135,7 +142,9 @@ class RunStore:
                 editor = {**state["editor"], **load_file(folder / "editor.safetensors")}
                 return Checkpoint(state["step"], load_file(folder / "weights.safetensors"), editor, state["finished"])
             except (OSError, ValueError, KeyError, SafetensorError) as e:
-                raise RunError(f"the checkpoint {folder} is damaged ({e}). Remove that folder; the one before it will serve.") from e
+                raise RunError(
+                    f"the checkpoint {folder} is damaged ({e}). Remove that folder; the one before it will serve."
+                ) from e
         return None
 
     def _checkpoints(self) -> list[Path]:
