@@ -32,7 +32,10 @@ def main() -> int:
         failed += sum(1 for p in running if p.poll() not in (None, 0))
         running = [p for p in running if p.poll() is None]
     if failed:
-        print(f"{failed} of {len(METHODS)} runs failed; see the messages above. `make demo` again goes on where they stopped.")
+        print(
+            f"{failed} of {len(METHODS)} runs failed; see the messages above. "
+            "`make demo` again goes on where they stopped."
+        )
         return 1
     runs = [str(ROOT / "runs" / "demo" / m) for m in METHODS]
     report = ROOT / "runs" / "demo" / "report.html"

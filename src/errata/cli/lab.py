@@ -43,8 +43,11 @@ def train(
     from errata.lab.models import spec_of
     from errata.lab.train import train as go
 
+    def progress(step: int, total: int, figures: dict[str, float]) -> None:
+        sys.stderr.write(f"{step}/{total}  {'  '.join(f'{k} {v:.4g}' for k, v in figures.items())}\n")
+
     spec = spec_of(name)
-    go(spec, out, spec.seed if seed is None else seed, progress=lambda line: sys.stderr.write(f"{line}\n"))
+    go(spec, out, spec.seed if seed is None else seed, progress=progress)
     typer.echo(f"{name} is in {out}")
 
 

@@ -6,10 +6,11 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from errata.probes.rows import Row
+from errata.studies.progress import Progress
 from errata.trajectory import Entry
 
 __all__ = ["TerminalProgress"]
@@ -18,14 +19,14 @@ _PLAIN_EVERY = 20  # edits between lines where there is no terminal
 _WINDOW = 20  # edits over which rate and efficacy are averaged
 
 
-class TerminalProgress:
+class TerminalProgress(Progress):
     """Report on standard error, so that standard output stays for results."""
 
     def __init__(self, label: str) -> None:
         self._label = label
         self._console = Console(stderr=True)
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
+        self._bar: bars.Progress | None = None
+        self._task = bars.TaskID(0)
         self._total = 0
         self._seconds: deque[float] = deque(maxlen=_WINDOW)
         self._efficacy: deque[float] = deque(maxlen=_WINDOW)
@@ -47,13 +48,13 @@ class TerminalProgress:
         """Start the bar."""
         self._total = total
         if self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}"),
+            self._bar = bars.Progress(
+                bars.TextColumn("{task.description}"),
+                bars.BarColumn(),
+                bars.MofNCompleteColumn(),
+                bars.TextColumn("{task.fields[rate]}"),
+                bars.TimeRemainingColumn(),
+                bars.TextColumn("{task.fields[figures]}"),
                 console=self._console,
             )
             self._task = self._bar.add_task(self._label, total=total, completed=step, rate="", figures="")

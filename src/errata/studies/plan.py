@@ -48,7 +48,8 @@ class Plan:
             f"{yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)}\n"
             f"would write    {self.out}\n"
             f"model          {self.parameters / 1e6:,.1f} M parameters, about {self.memory_gb:.2f} GB with statistics\n"
-            f"editing        about {self.seconds_per_edit:.2g} s an edit, {hours:.2g} h for {self.edits} edits, probes not counted"
+            f"editing        about {self.seconds_per_edit:.2g} s an edit, {hours:.2g} h for {self.edits} edits, "
+            f"probes not counted"
         )
 
 

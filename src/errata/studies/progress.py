@@ -1,16 +1,15 @@
 """Who is told how a run goes; the command line draws it, programs may listen."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from errata.probes.rows import Row
 from errata.trajectory import Entry
 
-__all__ = ["Progress", "Silent"]
+__all__ = ["Progress"]
 
 
-class Progress(Protocol):
-    """Hear of a run's progress."""
+class Progress:
+    """Hear of a run's progress, and do nothing about it; override what you want to know."""
 
     def tell(self, message: str) -> None:
         """Receive a remark."""
@@ -26,7 +25,3 @@ class Progress(Protocol):
 
     def end(self) -> None:
         """Hear that the run is over."""
-
-
-class Silent(Progress):
-    """Hear nothing."""

@@ -2,20 +2,20 @@
 
 import errno
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from errata.edits import Fact
 from errata.editors.statistics import model_fingerprint
+from errata.edits import Fact
 from errata.errors import RunError
 from errata.probes.base import View
 from errata.probes.rows import Row
-from errata.studies.progress import Progress, Silent
+from errata.studies.progress import Progress
 from errata.studies.recipe import Recipe
 from errata.studies.session import Session, open_session, prepare
 from errata.studies.store import Checkpoint, RunStore, describe
-from errata.trajectory import DiskJournal, Entry, Guard, Trajectory
+from errata.trajectory import DiskJournal, Guard, Trajectory
 
 __all__ = ["resume", "run"]
 
@@ -31,10 +31,10 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> Path:
     Returns:
         The run directory.
     """
-    progress = progress or Silent()
+    progress = progress or Progress()
     store = RunStore(out)
     if (out / "run.json").exists():
-        raise RunError(f"{out} holds a run already. Continue it with `errata resume {out}`, or name another --out.")
+        raise RunError(f"{out} holds a run already. Continue it: errata resume {out}. Or name another --out.")
     session = open_session(recipe, progress.tell)
     with store.lock(), _disk_full_explained(out):
         config = session.recipe.model_dump(mode="json")
@@ -49,7 +49,7 @@ def resume(out: Path, progress: Progress | None = None) -> Path:
     Raises:
         ResumeError: when model or facts are not those the run was begun with.
     """
-    progress = progress or Silent()
+    progress = progress or Progress()
     store = RunStore(out)
     session = open_session(Recipe.model_validate(store.description()["config"]), progress.tell)
     with store.lock(), _disk_full_explained(out):
@@ -145,6 +145,6 @@ def _disk_full_explained(out: Path) -> Iterator[None]:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise RunError(
-            f"the disk is full: {e.filename or out} could not be written. Everything recorded so far is whole; free some "
-            f"space, then `errata resume {out}`."
+            f"the disk is full: {e.filename or out} could not be written. Everything recorded so far is whole; free "
+            f"some space, then: errata resume {out}"
         ) from e

@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from errata.edits import EditStream
-from errata.edits.datasets import load_stream
 from errata.editors.base import Editor
 from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore, default_cache
+from errata.edits import EditStream
+from errata.edits.datasets import load_stream
 from errata.errors import ConfigError
 from errata.models import EditableModel, load
 from errata.probes import probe_class

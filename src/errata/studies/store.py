@@ -92,16 +92,16 @@ class RunStore:
         begun = self.description()
         if begun["model_fingerprint"] != model_fingerprint:
             raise ResumeError(
-                f"the model {begun['config']['model']['name']!r} is not the one that {self.path} was begun with: its weights "
-                f"differ. Give back the original weights, or start a new run."
+                f"the model {begun['config']['model']['name']!r} is not the one that {self.path} was begun with: its "
+                f"weights differ. Give back the original weights, or start a new run."
             )
         old, new = begun["stream"]["hashes"], stream.hashes()
         for i, fact in enumerate(stream.facts):
             if i >= len(old) or old[i] != new[i]:
                 was = self._subject(i)
                 raise ResumeError(
-                    f"edit {i + 1} in {self.path} differs: its subject was {was!r}, the data now gives {fact.subject!r} "
-                    f"(id {fact.id}). Restore the data, or start a new run."
+                    f"edit {i + 1} in {self.path} differs: its subject was {was!r}, the data now gives "
+                    f"{fact.subject!r} (id {fact.id}). Restore the data, or start a new run."
                 )
         if len(new) < len(old):
             raise ResumeError(
