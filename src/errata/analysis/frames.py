@@ -1,0 +1,203 @@
+"""Read a run directory into frames; nothing here needs a model."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from errata.errors import RunError
+
+__all__ = ["ROW_COLUMNS", "RunFrames", "load_run", "probe_frame"]
+
+ROW_COLUMNS = pl.Schema(
+    {
+        "step": pl.Int32,
+        "metric": pl.String,
+        "value": pl.Float64,
+        "edit_id": pl.String,
+        "prompt_id": pl.String,
+        "logp_new": pl.Float64,
+        "logp_true": pl.Float64,
+        "text": pl.String,
+    }
+)
+_JOURNAL = {
+    "edit": pl.Int64,
+    "step": pl.Int64,
+    "id": pl.String,
+    "subject": pl.String,
+    "status": pl.String,
+    "relative": pl.Float64,
+    "verdict": pl.String,
+    "seconds": pl.Float64,
+}
+SUMMARY = "summary"
+
+
+@dataclass(frozen=True)
+class RunFrames:
+    """A run, read.
+
+    Args:
+        path: its directory.
+        info: what `run.json` holds.
+        journal: one line an edit: edit, step, id, subject, status, relative, verdict, seconds.
+        facts: the facts in the order of their edits.
+        parts: the Parquet files of every probe, in the order of their steps.
+    """
+
+    path: Path
+    info: Mapping[str, Any]
+    journal: pl.DataFrame
+    facts: tuple[Mapping[str, Any], ...]
+    parts: Mapping[str, tuple[Path, ...]]
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return str(self.info.get("name") or self.path.name)
+
+    @property
+    def method(self) -> str:
+        """The editing method's name."""
+        return str(self.info["config"]["method"]["name"])
+
+    @property
+    def n_edits(self) -> int:
+        """How many edits were made or refused."""
+        return int(self.journal["step"].max() or 0) if len(self.journal) else 0  # type: ignore[arg-type]
+
+    def rows(self, probe: str | None = None) -> pl.LazyFrame:
+        """Return the rows of one probe, or of all; read when collected."""
+        files = [f for name, parts in self.parts.items() if probe in (None, name) for f in parts]
+        return pl.scan_parquet(files) if files else pl.LazyFrame(schema=ROW_COLUMNS)
+
+    def metric(self, name: str) -> pl.DataFrame:
+        """Return all rows of a metric, by step."""
+        return self.rows().filter(pl.col("metric") == name).collect().sort("step", maintain_order=True)
+
+    def metrics(self) -> list[str]:
+        """Return the names of all metrics that were measured."""
+        return sorted(self.rows().select(pl.col("metric").unique()).collect()["metric"].to_list())
+
+
+def load_run(path: Path) -> RunFrames:
+    """Read a run directory; rows are only opened, and read when asked for.
+
+    Args:
+        path: the directory that holds `run.json`.
+
+    Raises:
+        RunError: when it is no run directory, or a file of it is missing or damaged; names the file.
+    """
+    info = _read_json(path / "run.json", path)
+    for section in ("method", "model"):
+        if "name" not in info.get("config", {}).get(section, {}):
+            raise RunError(f"{path / 'run.json'} has no config.{section}.name; it was not written by `errata run`.")
+    return RunFrames(path, info, _read_journal(path / "journal.jsonl"), _read_facts(path / "facts.jsonl"), _parts(path))
+
+
+def probe_frame(path: Path, probe: str) -> pl.DataFrame:
+    """Return all rows of a probe, or with "summary" the aggregated curves of a run.
+
+    Args:
+        path: the run directory.
+        probe: a probe's name, or "summary".
+
+    Raises:
+        RunError: when the run has no such probe; names those it has.
+    """
+    run = load_run(path)
+    if probe == SUMMARY:
+        from errata.analysis.curves import summary
+
+        return summary(run)
+    if probe not in run.parts:
+        near = difflib.get_close_matches(probe, [*run.parts, SUMMARY], 1)
+        raise RunError(
+            f"{path} has no rows of a probe {probe!r}; it has {', '.join([*run.parts, SUMMARY])}."
+            + (f" Did you mean {near[0]!r}?" if near else "")
+        )
+    return run.rows(probe).collect()
+
+
+def _read_json(file: Path, run: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise RunError(
+            f"{run} is not a run directory: it has no {file.name}. Name a directory that `errata run` made."
+        ) from e
+    except (OSError, ValueError) as e:
+        raise RunError(f"{file} is damaged ({e}). Restore it from a copy, or start a new run.") from e
+    if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+        raise RunError(f"{file} holds no `config`; it was not written by `errata run`.")
+    return content
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """Read JSON lines; a last line without its newline is what a crash leaves, and does not count."""
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError as e:
+        raise RunError(f"{file} is missing. Restore it from a copy, or `errata resume {file.parent}`.") from e
+    records = []
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError(f"{type(record).__name__} instead of an object")
+        except ValueError as e:
+            raise RunError(f"{file}, line {number} is damaged ({e}). Restore the file from a copy.") from e
+        records.append(record)
+    return records
+
+
+def _read_journal(file: Path) -> pl.DataFrame:
+    """Read the journal; batches that were undone are marked so."""
+    entries: list[dict[str, Any]] = []
+    for number, record in enumerate(_lines(file), 1):
+        if "undo" in record:
+            for entry in entries:
+                if entry["step"] in record["undo"] and entry["status"] in ("applied", "disabling", "nonfinite"):
+                    entry["status"] = "undone"
+            continue
+        missing = [k for k in ("edit", "step", "id", "subject", "status") if k not in record]
+        if missing:
+            raise RunError(
+                f"{file}, line {number} is damaged: it has no {', '.join(missing)}. Restore the file from a copy."
+            )
+        entries.append({k: record.get(k) for k in _JOURNAL})
+    return pl.DataFrame(entries, schema=_JOURNAL)
+
+
+def _read_facts(file: Path) -> tuple[Mapping[str, Any], ...]:
+    return tuple(_lines(file))
+
+
+def _parts(path: Path) -> dict[str, tuple[Path, ...]]:
+    """Find every probe's parts. All probes write theirs at the same checkpoints, so what one has, all must have."""
+    found = {
+        folder.name: {f.name: f for f in sorted(folder.glob("part-*.parquet"))}
+        for folder in sorted((path / "probes").glob("*"))
+        if folder.is_dir()
+    }
+    expected = set().union(*found.values()) if found else set()
+    for probe, files in found.items():
+        for absent in sorted(expected - set(files)):
+            raise RunError(
+                f"{path / 'probes' / probe / absent} is missing, though other probes have theirs. Restore it, or "
+                f"remove all parts and checkpoints after the step before and `errata resume {path}`."
+            )
+        for file in files.values():
+            try:
+                columns = pl.read_parquet_schema(file)
+            except (OSError, pl.exceptions.PolarsError) as e:
+                raise RunError(f"{file} is damaged ({e}). Restore it from a copy.") from e
+            if set(columns) != set(ROW_COLUMNS):
+                raise RunError(f"{file} has the columns {', '.join(columns)}, but rows have {', '.join(ROW_COLUMNS)}.")
+    return {probe: tuple(files.values()) for probe, files in found.items()}

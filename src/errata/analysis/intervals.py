@@ -1,0 +1,63 @@
+"""Confidence intervals: Wilson's for shares, the bootstrap's percentiles for means."""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+__all__ = ["bootstrap_mean", "mean_interval", "wilson"]
+
+
+def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Bound a share by Wilson's score interval (Wilson 1927).
+
+    (p̂ + z²/2n ± z √(p̂(1−p̂)/n + z²/4n²)) / (1 + z²/n), with p̂ = successes/n; it stays in [0, 1] and is right at 0 and n.
+
+    Args:
+        successes: how many succeeded.
+        n: of how many; 0 gives (NaN, NaN).
+        level: the coverage.
+    """
+    if n == 0 or not math.isfinite(successes):
+        return math.nan, math.nan
+    z = float(ndtri((1 + level) / 2))
+    p = successes / n
+    centre = p + z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # Rounding may leave the bound a hair outside what it must include.
+    return (
+        max(0.0, min(p, (centre - half) / (1 + z * z / n))),
+        min(1.0, max(p, (centre + half) / (1 + z * z / n))),
+    )
+
+
+def bootstrap_mean(
+    values: NDArray[np.float64], rng: np.random.Generator, level: float = 0.95, samples: int = 500
+) -> tuple[float, float]:
+    """Bound a mean by the percentiles of its bootstrap distribution.
+
+    Args:
+        values: independent units (edits, not the prompts of one edit).
+        rng: draws the resamples.
+        level: the coverage.
+        samples: how many resamples.
+    """
+    if not len(values) or not np.isfinite(values).all():
+        return math.nan, math.nan
+    means = values[rng.integers(0, len(values), (samples, len(values)))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def mean_interval(values: NDArray[np.float64], rng: np.random.Generator, level: float = 0.95) -> tuple[float, float]:
+    """Bound a mean: Wilson's interval when every value is 0 or 1, the bootstrap's otherwise; NaN for a single figure.
+
+    Args:
+        values: the units' values.
+        rng: draws the resamples.
+        level: the coverage.
+    """
+    if np.isin(values, (0.0, 1.0)).all():
+        return wilson(float(values.sum()), len(values), level)
+    return bootstrap_mean(values, rng, level) if len(values) > 1 else (math.nan, math.nan)
