@@ -11,7 +11,7 @@ import torch
 from errata.edits import Fact
 from errata.errors import EditDataError
 from errata.models import EditableModel, load
-from errata.probes import scoring
+from errata.probes import generation, scoring
 from errata.probes.generation import generate
 from errata.probes.recall import recall_rows
 from errata.probes.scoring import score, score_tokens
@@ -61,7 +61,7 @@ def test_batched_scores_equal_scores_one_by_one(family: str, dtype: torch.dtype,
 def test_budgets_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama", torch.float64)
     usual = score(model, pairs())
-    monkeypatch.setattr(scoring, "_TOKENS", 30)
+    monkeypatch.setattr(scoring, "_TOKENS", {"cpu": 30})
     monkeypatch.setattr(scoring, "_LOGITS", 2000)
     for a, b in zip(usual, score(model, pairs()), strict=True):
         assert a.logp == pytest.approx(b.logp, abs=1e-12)
@@ -126,6 +126,10 @@ def test_nothing_to_score() -> None:
 def test_generation_is_the_greedy_one_whatever_the_lengths(family: str) -> None:
     model = tiny_model(family, torch.float64)
     prompts = [f.text for f in tiny_facts(6)] + ["Old houses", "Because however these old houses stand near water"]
+    # Shared shots, which are read once, before questions of one length and of several; one prompt twice.
+    shots = "Old houses stand near water. Children play music under green trees. "
+    prompts += [shots + q for q in ("each day", "many people", "bridges fall over rivers", "over bridges", "each day")]
+    assert len(model.encode([shots])[0]) > generation._WORTH_SHARING
     for prompt, text in zip(prompts, generate(model, prompts, 6), strict=True):
         ids = model.encode([prompt])[0]
         for _ in range(6):

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 
 from errata.models import EditableModel
-from errata.probes.scoring import check_length
+from errata.probes.scoring import check_length, token_budget
 
 __all__ = ["generate"]
 
-_TOKENS = 8192  # in one batch, prompt and continuation together
+_WORTH_SHARING = 16  # tokens; below, an extra forward costs more than it saves
 
 
 @torch.no_grad()
@@ -33,7 +33,7 @@ def generate(model: EditableModel, prompts: Sequence[str], new_tokens: int) -> l
         check_length(model, ids)
         lengths.setdefault(len(ids), []).append(i)
     for length, members in sorted(lengths.items()):
-        size = max(1, _TOKENS // (length + new_tokens))
+        size = max(1, token_budget(model) // (length + new_tokens))
         for start in range(0, len(members), size):
             group = members[start : start + size]
             for i, ids in zip(group, _continue(model, [rows[i] for i in group], new_tokens), strict=True):
@@ -50,6 +50,12 @@ def _continue(model: EditableModel, rows: Sequence[Sequence[int]], new_tokens: i
     running = [True] * len(rows)
     given = torch.tensor(rows, device=model.device)
     cache = None
+    shared = min(int((given == given[0]).all(0).int().cumprod(0).sum()), length - 1)
+    if len(rows) > 1 and shared >= _WORTH_SHARING:
+        # The shots of a few-shot task are the same for every item: read once.
+        cache = model.model(input_ids=given[:1, :shared], use_cache=True, logits_to_keep=1).past_key_values
+        cache.batch_repeat_interleave(len(rows))
+        given = given[:, shared:]
     for _ in range(min(new_tokens, limit - length)):
         out = model.model(input_ids=given, past_key_values=cache, use_cache=True, logits_to_keep=1)
         logits, cache = out.logits[:, -1], out.past_key_values
