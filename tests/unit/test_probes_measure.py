@@ -157,6 +157,22 @@ def test_a_model_without_a_world_yields_nothing_by_default(name: str) -> None:
     assert list(probe.measure(View(model, 0))) == []
 
 
+def test_a_task_gives_its_figures_and_every_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [" yes, it is", "No.", " old"]
+    monkeypatch.setattr("errata.probes.downstream.generate", lambda model, prompts, n: said[: len(prompts)])
+    probe = build("downstream", **sources(tmp_path)["downstream"])
+    probe.prepare(model := tiny_model("gpt2"), FACTS)
+    rows = [r for r in probe.measure(View(model, 7)) if r.metric.startswith("downstream.b.")]
+    assert {r.metric: r.value for r in rows[:3]} == {
+        "downstream.b.f1": pytest.approx(0.5),
+        "downstream.b.accuracy": pytest.approx(1 / 3),
+        "downstream.b.invalid": pytest.approx(1 / 3),
+    }
+    assert [(r.metric, r.value, r.prompt_id, r.text) for r in rows[3:]] == [
+        ("downstream.b.item", value, f"b:{i}", said[i]) for i, value in enumerate((1.0, 0.0, 0.0))
+    ]
+
+
 def test_a_lab_model_brings_its_world_along() -> None:
     model = tiny_model("gpt2")
     model.name = "lab-s"

@@ -51,7 +51,7 @@ class Downstream:
     """Answer few-shot classification items by greedy generation (2401.07453 §3.3).
 
     A task yields `downstream.<task>.f1` (weighted), `.accuracy` and `.invalid` (fraction of answers without a label),
-    and one row an item, `downstream.<task>.item`: 1, 0, or −1 when invalid, with the generated text.
+    and one row an item, `downstream.<task>.item`: 1 when right, else 0, with the generated text.
     """
 
     name: ClassVar[str] = "downstream"
@@ -86,8 +86,7 @@ class Downstream:
             for metric, value in figures.items():
                 yield Row(view.step, f"downstream.{name}.{metric}", value)
             for i, text in enumerate(texts):
-                value = -1.0 if given[i] == INVALID else float(right[i])
-                yield Row(view.step, f"downstream.{name}.item", value, prompt_id=f"{name}:{i}", text=text)
+                yield Row(view.step, f"downstream.{name}.item", float(right[i]), prompt_id=f"{name}:{i}", text=text)
 
 
 def parse_answer(text: str, labels: Sequence[str]) -> str:
