@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from fake_run import make_run
 
 from errata.analysis.collapse import evidence, find_collapse
 from errata.analysis.curves import curve, score, summary, windowed
@@ -20,6 +19,7 @@ from errata.analysis.survival import lifetimes, survival
 from errata.analysis.verdict import judge
 from errata.analysis.windows import bucket, moving_average
 from errata.errors import RunError
+from fake_run import make_run
 
 
 @pytest.fixture(scope="module")
