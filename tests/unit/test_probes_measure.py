@@ -292,9 +292,9 @@ def test_entropy_is_normalised_over_distinct_words(text: str, entropy: float) ->
     [
         ("unrelated", '{"subject": "Ada", "prompt": "is from", "object": "Oslo"}', "line 1: the prompts are"),
         ("unrelated", '{"subject": "Ada", "prompt": "{} is from"}', "line 1: `object` is None"),
-        ("unrelated", "\n{", "line 2: not JSON"),
+        ("unrelated", "\n{", "line 2: not valid JSON"),
         ("downstream", '{"task": "t", "prompt": "p", "label": "x", "labels": ["y"]}', "line 1: `labels` is"),
-        ("downstream", "[]", "line 1: list found"),
+        ("downstream", "[]", "line 1: a JSON object is needed"),
     ],
 )
 def test_a_malformed_source_is_named_by_line(name: str, content: str, message: str, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class Perplexity:
             ConfigError: when the text has no line of two tokens.
         """
         if self.settings.source != "auto":
-            lines = [line for line in open_source(self.settings.source, self.name).splitlines() if line.strip()]
+            lines = [line for line in open_source(self.settings.source, self.name).split("\n") if line.strip()]
         elif model.name in LAB_MODELS:
             lines = load_world(model.name).heldout_text(self.settings.lines)
         else:

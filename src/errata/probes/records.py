@@ -1,9 +1,10 @@
-"""Read the JSON lines that a probe's `source` may name."""
+"""Read the file that a probe's `source` may name."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from errata.edits.records import local_records
 from errata.errors import ConfigError, EditDataError
 
 __all__ = ["open_source", "read_records", "text_field"]
@@ -17,40 +18,38 @@ def open_source(source: str, probe: str) -> str:
         probe: whose setting it is, for the message.
 
     Raises:
-        ConfigError: when there is no such file, or it holds no text.
+        ConfigError: when there is no such file, or it is not UTF-8.
     """
     try:
         return Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(
-            f"probes ({probe}): source is {source!r}, which cannot be read ({e}). "
-            f'Give the path of a text file, or "auto" for what the lab model brings along.'
-        ) from e
+        raise _missing(source, probe, str(e)) from e
 
 
-def read_records(source: str, probe: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return the objects of a JSON-lines file, each with its place ("facts.jsonl, line 3") for messages.
+def read_records(source: str, probe: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the records of a JSON-lines file, each with its place ("facts.jsonl, line 3") for messages.
+
+    Args:
+        source: its path.
+        probe: whose setting it is, for the message.
 
     Raises:
         ConfigError: when there is no such file.
-        EditDataError: when a line is not a JSON object; names it.
+        EditDataError: when a record is not a JSON object; names its place.
     """
-    records = []
-    for number, line in enumerate(open_source(source, probe).splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{source}, line {number}"
-        try:
-            record = json.loads(line)
-        except ValueError as e:
-            raise EditDataError(f"{where}: not JSON ({e}); one JSON object a line is needed.") from e
-        if not isinstance(record, dict):
-            raise EditDataError(f"{where}: {type(record).__name__} found, but a JSON object is needed.")
-        records.append((where, record))
-    return records
+    if not Path(source).is_file():
+        raise _missing(source, probe, "there is no such file")
+    return list(local_records(Path(source)))
 
 
-def text_field(record: dict[str, Any], key: str, where: str) -> str:
+def _missing(source: str, probe: str, why: str) -> ConfigError:
+    return ConfigError(
+        f"probes ({probe}): source is {source!r}, which cannot be read ({why}). "
+        f'Give the path of a file, or "auto" for what the lab model brings along.'
+    )
+
+
+def text_field(record: Mapping[str, Any], key: str, where: str) -> str:
     """Return a non-empty text field.
 
     Raises:

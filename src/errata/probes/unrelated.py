@@ -1,6 +1,6 @@
 """Unrelated facts: does what nobody edited stay right?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar
@@ -102,7 +102,7 @@ def _load(source: str, model_name: str) -> list[_Known]:
     ]
 
 
-def _read(record: dict[str, Any], where: str) -> _Known:
+def _read(record: Mapping[str, Any], where: str) -> _Known:
     subject, wanted = text_field(record, "subject", where), text_field(record, "object", where)
     prompts = record["prompts"] if "prompts" in record else [text_field(record, "prompt", where)]
     if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) and "{}" in p for p in prompts):
