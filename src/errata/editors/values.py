@@ -81,27 +81,19 @@ def optimise_value(
         settings: of the optimisation.
     """
     target = model.encode_target(fact.target_new)
-    rows = [place(model, fact, t) for t in templates]
-    essence = place(model, fact, prompt="{} is a")
-    inputs = [(ids + target[:-1], position) for ids, position in rows] + [essence]
-    tokens = model.pad([ids for ids, _ in inputs])
-    device = model.device
-
+    placed = [place(model, fact, t) for t in templates]
+    essence, subject_at = place(model, fact, prompt="{} is a")
+    essence_at = subject_at if settings.kl_position == "subject" else len(essence) - 1
     mlp_path = f"{model.block_path(layer)}.{model.family.mlp}"
-    upper = UpperLayers(model, layer, tokens.input_ids, tokens.attention_mask, watch=(mlp_path,))
-    source = upper.outputs[mlp_path] if site == "mlp" else upper.hidden
-    initial = source[0, rows[0][1]].clone()
+    prompts = [ids + target[:-1] for ids, _ in placed] + [essence]
+    starts = [at for _, at in placed] + [subject_at]
+    upper = UpperLayers(model, layer, prompts, starts, watch=(mlp_path,))
+    initial = upper.outputs[mlp_path if site == "mlp" else model.block_path(layer)][0, 0].clone()
 
-    n, length = len(rows), len(target)
-    score_rows = torch.tensor([r for r in range(n) for _ in target] + [n], device=device)
-    score_positions = torch.tensor(
-        [len(ids) - 1 + j for ids, _ in rows for j in range(length)]
-        + [essence[1] if settings.kl_position == "subject" else len(essence[0]) - 1],
-        device=device,
-    )
-    wanted = torch.tensor(target * n, device=device)
-    here = torch.zeros(tokens.input_ids.shape, dtype=upper.hidden.dtype, device=device)
-    here[torch.arange(n + 1, device=device), torch.tensor([p for _, p in inputs], device=device)] = 1.0
+    n, length = len(placed), len(target)
+    scored = [(row, len(ids) - 1 + j - at) for row, (ids, at) in enumerate(placed) for j in range(length)]
+    rows, positions = torch.tensor([*scored, (n, essence_at - subject_at)], device=model.device).T
+    wanted = torch.tensor(target * n, device=model.device)
 
     # Half precision cannot carry Adam's small steps: δ lives in float32 at least.
     precision = torch.promote_types(initial.dtype, torch.float32)
@@ -112,8 +104,10 @@ def optimise_value(
     losses: list[float] = []
     probability = float("nan")
     for step in range(settings.steps):
-        hidden = upper.hidden + here[..., None] * delta.to(upper.hidden.dtype)
-        log_probs = torch.log_softmax(upper.logits(hidden, score_rows, score_positions).to(precision), dim=-1)
+        # Every prompt's first kept position is its subject's last token.
+        here = upper.hidden[:, :1] + delta.to(upper.hidden.dtype)
+        logits = upper.logits(torch.cat([here, upper.hidden[:, 1:]], dim=1), rows, positions)
+        log_probs = torch.log_softmax(logits.to(precision), dim=-1)
         token_nll = -log_probs[:-1].gather(1, wanted[:, None]).reshape(n, length)
         if essence_before is None:
             essence_before = log_probs[-1].detach().clone()

@@ -1,10 +1,12 @@
-"""Run only the layers above an edit: what lies below is constant while a value is optimised."""
+"""Run only what an edit can change: the layers above it, from the edited position on."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from errata.models.editable import EditableModel
 from errata.models.hooks import hidden_of
@@ -13,16 +15,17 @@ __all__ = ["UpperLayers"]
 
 
 class UpperLayers:
-    """Hold a batch's hidden states after block `layer` and run the blocks above it from there.
+    """Hold prompts' hidden states after block `layer`, from one position a prompt on, and run the blocks above it.
 
-    The arguments that the model itself hands to each block (masks, positions) are recorded in one ordinary pass, so
-    nothing about the architecture is repeated here.
+    Positions before `starts` are constant: they are run once, and their attention keys and values kept. The arguments
+    that the model itself hands to each block (masks, positions, cache) are recorded in one ordinary pass, so nothing
+    about the architecture is repeated here.
 
     Args:
         model: the model.
         layer: the block l whose output is held; blocks l+1 and up are run by `logits`.
-        input_ids: right-padded tokens.
-        attention_mask: 1 for tokens, 0 for padding.
+        rows: token ids of each prompt.
+        starts: for each prompt, the first position that may change; everything below is counted from there.
         watch: module paths at or below the block whose outputs are kept as well, in `outputs`.
     """
 
@@ -30,19 +33,20 @@ class UpperLayers:
         self,
         model: EditableModel,
         layer: int,
-        input_ids: Int[Tensor, "prompt pos"],
-        attention_mask: Int[Tensor, "prompt pos"],
+        rows: Sequence[Sequence[int]],
+        starts: Sequence[int],
         watch: tuple[str, ...] = (),
     ) -> None:
         self._blocks = [model.block(i) for i in range(layer + 1, model.n_layers)]
         self._norm = model.module(model.family.final_norm)
         self._head = model.head
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        self.outputs: dict[str, Tensor] = {}
+        self._cache: DynamicCache | None = None
+        self._prefix: list[tuple[Tensor, Tensor]] = []
+        self.outputs: dict[str, Float[Tensor, "prompt changing d"]] = {}
 
         def record_call(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            rest = {k: v for k, v in kwargs.items() if k != "hidden_states"}
-            self._calls.append((args[1:], rest))
+            self._calls.append((args[1:], {k: v for k, v in kwargs.items() if k != "hidden_states"}))
 
         def record_output(path: str) -> Any:
             def keep(_module: nn.Module, _args: Any, output: Any) -> None:
@@ -50,21 +54,58 @@ class UpperLayers:
 
             return keep
 
-        block = f"{model.family.blocks}.{layer}"
-        handles = [b.register_forward_pre_hook(record_call, with_kwargs=True) for b in self._blocks]
-        handles += [model.module(p).register_forward_hook(record_output(p)) for p in {block, *watch}]
-        try:
-            with torch.no_grad():
-                model.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, logits_to_keep=1)
-        finally:
-            for handle in handles:
-                handle.remove()
-        self.hidden: Float[Tensor, "prompt pos d"] = self.outputs[block]
+        tail = model.pad([row[start:] for row, start in zip(rows, starts, strict=True)])
+        mask = tail.attention_mask
+        with torch.no_grad():
+            if max(starts):
+                # Right padding, unmasked: no real token sees what stands to its right, and the pass below masks it.
+                head = model.pad(
+                    [[*row[:start], *[model.pad_id] * (start == 0)] for row, start in zip(rows, starts, strict=True)]
+                )
+                width = head.input_ids.shape[1]
+                before = torch.arange(width, device=model.device) < torch.tensor(starts, device=model.device)[:, None]
+                mask = torch.cat([before.to(mask.dtype), mask], dim=1)
+                self._cache = DynamicCache(config=model.model.config)
+                model.model(
+                    input_ids=head.input_ids,
+                    attention_mask=torch.ones_like(head.input_ids),
+                    past_key_values=self._cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                self._prefix = [(kept.keys, kept.values) for kept in self._cache.layers]
+            block = model.block_path(layer)
+            handles = [b.register_forward_pre_hook(record_call, with_kwargs=True) for b in self._blocks]
+            handles += [model.module(p).register_forward_hook(record_output(p)) for p in {block, *watch}]
+            try:
+                model.model(
+                    input_ids=tail.input_ids,
+                    attention_mask=mask,
+                    position_ids=torch.arange(tail.input_ids.shape[1], device=model.device)
+                    + torch.tensor(starts, device=model.device)[:, None],
+                    past_key_values=self._cache,
+                    use_cache=self._cache is not None,
+                    logits_to_keep=1,
+                )
+            finally:
+                for handle in handles:
+                    handle.remove()
+        self.hidden: Float[Tensor, "prompt changing d"] = self.outputs[block]
 
     def logits(
-        self, hidden: Float[Tensor, "prompt pos d"], rows: Int[Tensor, " n"], positions: Int[Tensor, " n"]
+        self, hidden: Float[Tensor, "prompt changing d"], rows: Int[Tensor, " n"], positions: Int[Tensor, " n"]
     ) -> Float[Tensor, "n vocab"]:
-        """Return the logits at (row, position) pairs when block `layer` had returned `hidden`."""
+        """Return the logits at (row, position) pairs when block `layer` had returned `hidden`.
+
+        Args:
+            hidden: the block's output from each prompt's start on.
+            rows: indices of prompts.
+            positions: indices of tokens, counted from the prompt's start.
+        """
+        if self._cache is not None:
+            # Every pass appends its keys and values; the next one must find the prefix alone.
+            for kept, (keys, values) in zip(self._cache.layers, self._prefix, strict=True):
+                kept.keys, kept.values = keys, values
         for block, (args, kwargs) in zip(self._blocks, self._calls, strict=True):
             hidden = hidden_of(block(hidden, *args, **kwargs))
         picked: Tensor = self._head(self._norm(hidden[rows, positions]))
