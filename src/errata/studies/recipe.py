@@ -90,15 +90,7 @@ class ReportSection(_Section):
     """A heading of your own."""
 
 
-_PROBES: tuple[dict[str, Any], ...] = (
-    {"name": "proficiency"},
-    {"name": "forgetting", "every": 20},
-    {"name": "unrelated", "every": 20},
-    {"name": "downstream", "every": 20},
-    {"name": "perplexity", "every": 20},
-    {"name": "drift"},
-    {"name": "text", "every": 20},
-)
+_PROBES = ("proficiency", "forgetting", "unrelated", "downstream", "perplexity", "drift", "text", "entropy")
 
 
 class Recipe(_Section):
@@ -107,7 +99,7 @@ class Recipe(_Section):
     model: ModelSection
     method: MethodSection
     edits: EditsSection = EditsSection()
-    probes: tuple[ProbeSection, ...] = tuple(ProbeSection(**p) for p in _PROBES)
+    probes: tuple[ProbeSection, ...] = tuple(ProbeSection(name=name) for name in _PROBES)
     run: RunSection = RunSection()
     report: ReportSection = ReportSection()
 
