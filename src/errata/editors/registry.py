@@ -74,7 +74,7 @@ def published(model: EditableModel) -> dict[str, Any]:
 
 def resolve_settings(name: str, model: EditableModel, chosen: Mapping[str, Any] | None = None) -> EditorSettings:
     """Resolve a method's settings: its defaults < layers by depth < published for this model < the model's own
-    `editing.json` < the user's choice.
+    `editing.json` < the user's choice. A section given in part keeps the rest of what lies below it.
 
     Args:
         name: the method.
@@ -85,7 +85,11 @@ def resolve_settings(name: str, model: EditableModel, chosen: Mapping[str, Any] 
         ConfigError: when a setting is unknown or out of range; names it and the nearest known one.
     """
     cls = editor_class(name)
-    layers = [_by_depth(model, cls.Settings), *(s.get(name, {}) for s in (published(model), model.settings))]
+    layers = [
+        _defaults(cls.Settings),
+        _by_depth(model, cls.Settings),
+        *(s.get(name, {}) for s in (published(model), model.settings)),
+    ]
     settings: dict[str, Any] = reduce(merge, [*layers, dict(chosen or {})], {})
     try:
         resolved = cls.Settings.model_validate(settings)
@@ -97,6 +101,12 @@ def resolve_settings(name: str, model: EditableModel, chosen: Mapping[str, Any] 
     ]:
         model.block_path(layer)
     return resolved
+
+
+def _defaults(settings: type[EditorSettings]) -> dict[str, Any]:
+    """Return a method's own defaults of its sections, which may differ from the section class's."""
+    sections = {k: f.default for k, f in settings.model_fields.items() if isinstance(f.default, EditorSettings)}
+    return {key: section.model_dump() for key, section in sections.items()}
 
 
 def _by_depth(model: EditableModel, settings: type[EditorSettings]) -> dict[str, Any]:

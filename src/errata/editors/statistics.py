@@ -88,14 +88,14 @@ class StatisticsStore:
             layer: None if self._cache is None else self._cache / f"{_digest({**key, 'module': path})}.safetensors"
             for layer, path in paths.items()
         }
-        found = {layer: _read(file) for layer, file in files.items() if file is not None and file.exists()}
+        found = {layer: _read(file, model.device) for layer, file in files.items() if file and file.exists()}
         missing = [layer for layer in dict.fromkeys(layers) if layer not in found]
         if missing:
             partial = None
             if self._cache is not None:
-                partial = (
-                    self._cache / f"partial-{_digest({**key, 'modules': [paths[i] for i in missing]})}.safetensors"
-                )
+                # A partial sum counts chunks, whose size the finished matrix does not depend on.
+                inexact = {**key, "modules": [paths[i] for i in missing], "batch": source.batch}
+                partial = self._cache / f"partial-{_digest(inexact)}.safetensors"
             computed = self._accumulate(model, [paths[i] for i in missing], source, partial)
             for layer, moment in zip(missing, computed, strict=True):
                 found[layer] = moment
@@ -119,10 +119,9 @@ class StatisticsStore:
         sums: dict[str, Tensor] = {}
         tokens = start = 0
         if partial is not None and partial.exists():
-            with safe_open(partial, framework="pt") as f:
-                meta = f.metadata()
-                sums = {p: f.get_tensor(p) for p in paths}
-                tokens, start = int(meta["tokens"]), int(meta["chunks"])
+            stored, meta = _open(partial)
+            sums = {path: stored[path].to(model.device) for path in paths}
+            tokens, start = int(meta["tokens"]), int(meta["chunks"])
         for i, chunk in enumerate(chunks[start:], start):
             batch = model.pad(chunk)
             with capture(model.model, paths) as seen:
@@ -150,11 +149,16 @@ def _write(file: Path, tensors: dict[str, Tensor], meta: dict[str, str]) -> None
     write_aside(file, save({k: t.cpu().contiguous() for k, t in tensors.items()}, metadata=meta))
 
 
-def _read(file: Path) -> SecondMoment:
+def _read(file: Path, device: torch.device) -> SecondMoment:
+    tensors, meta = _open(file)
+    return SecondMoment(tensors["C"].to(device), int(meta["tokens"]))
+
+
+def _open(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(file, framework="pt") as f:
-            return SecondMoment(f.get_tensor("C"), int(f.metadata()["tokens"]))
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as e:
+            return {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata())  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, TypeError) as e:
         raise StatisticsError(
             f"the cached statistics {file} cannot be read ({e}). Delete the file; they will be computed anew."
         ) from e

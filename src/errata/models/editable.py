@@ -137,7 +137,7 @@ class EditableModel:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return token ids of whole texts, with the beginning-of-sequence token where the tokenizer adds one."""
-        return [list(ids) for ids in self.tokenizer(list(texts))["input_ids"]]
+        return [list(ids) for ids in self.tokenizer(list(texts))["input_ids"]] if texts else []
 
     def encode_target(self, target: str) -> list[int]:
         """Return the ids of an object as it follows a prompt: with a leading space, without special tokens."""

@@ -23,6 +23,8 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
 }
 _HUB_TIMEOUT_S = 3.0
+# Without any of these transformers makes an empty tokenizer and says nothing.
+_TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*")
 
 
 def load(name: str | Path, *, dtype: str = "float32", device: str = "cpu") -> EditableModel:
@@ -47,21 +49,31 @@ def load(name: str | Path, *, dtype: str = "float32", device: str = "cpu") -> Ed
     if target.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"model.device is {device!r}, but torch sees no CUDA device here. Use model.device=cpu.")
     path = _locate(str(name))
-    settings: dict[str, dict[str, object]] = {}
-    if Path(path).is_dir():
-        _check_files(Path(path))
-        recommended = Path(path) / "editing.json"
-        if recommended.exists():
-            settings = json.loads(recommended.read_text())
+    _check_files(Path(path))
+    settings = _recommended(Path(path) / "editing.json")
     offline: dict[str, Any] = {"local_files_only": True}
     # transformers draws its own bar and table for every load; ours is the only progress a user should see.
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         family_of(str(AutoConfig.from_pretrained(path, **offline).model_type))
         tokenizer = AutoTokenizer.from_pretrained(path, **offline)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=_DTYPES[dtype], use_safetensors=True, **offline)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=_DTYPES[dtype],
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # reported below, by name
+            output_loading_info=True,
+            **offline,
+        )
     except (OSError, ValueError, SafetensorError) as e:
         raise ModelError(f"{name}: the model cannot be loaded: {e}") from e
+    model, report = loaded
+    # transformers fills what is missing or has another shape with random numbers and goes on.
+    if absent := sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]):
+        raise ModelError(
+            f"{name}: the weights lack {len(absent)} of the parameters that config.json asks for, or hold them in "
+            f"another shape, {absent[0]} first; weights and config.json do not belong together."
+        )
     torch.nn.Module.to(model, device=target)
     return EditableModel(model, tokenizer, str(name), settings)
 
@@ -109,8 +121,23 @@ def _from_hub(name: str) -> str:
     return snapshot_download(name, allow_patterns=wanted)
 
 
+def _recommended(file: Path) -> dict[str, dict[str, object]]:
+    """Read the settings that a model's directory recommends, a section a method."""
+    if not file.exists():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise ModelError(f"{file} is not valid JSON ({e}). Mend or remove it.") from e
+    if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
+        raise ModelError(f'{file} must hold settings for each method, such as {{"rome": {{"layer": 2}}}}.')
+    return content
+
+
 def _check_files(path: Path) -> None:
     """Open every weights file's header, so that a truncated one is named before anything is built from it."""
+    if not any(list(path.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        raise ModelError(f"{path} holds no tokenizer ({', '.join(_TOKENIZER_FILES)}); put the model's own beside it.")
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise ModelError(

@@ -160,12 +160,14 @@ class DiskJournal(Journal):
 
     def _append(self, lines: Sequence[Mapping[str, object]]) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("ab") as f:
-            # One write: a crash leaves a prefix of the batch, which the next opening cuts off.
-            start = f.tell()
+        data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
+        # Unbuffered: Python's buffer would write the rest of a failed batch once more while the file is closed.
+        with self._file.open("ab", buffering=0) as f:
+            start = f.seek(0, os.SEEK_END)
             try:
-                f.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
-                f.flush()
+                # A crash on the way leaves a prefix of the batch, which the next opening cuts off.
+                while data:
+                    data = data[f.write(data) :]
                 os.fsync(f.fileno())
             except OSError:
                 f.truncate(start)

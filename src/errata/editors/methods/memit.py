@@ -154,7 +154,8 @@ class MEMITHistory(MEMIT):
     def remember(self, update: Update) -> None:
         """Add the applied keys to K_pK_pᵀ."""
         for path, keys in update.memory.items():
-            self._past[path] += keys.double() @ keys.double().T
+            past = keys.to(self._past[path])
+            self._past[path] += past @ past.T
             self._systems.pop(path, None)
 
     def state_dict(self) -> dict[str, Any]:
@@ -164,5 +165,5 @@ class MEMITHistory(MEMIT):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore prefixes and K_pK_pᵀ."""
         super().load_state_dict(state)
-        self._past = {path: state[f"past|{path}"].clone() for path in self._base}
+        self._past = {path: state[f"past|{path}"].to(base, copy=True) for path, base in self._base.items()}
         self._systems = {}

@@ -1,0 +1,153 @@
+"""The journal: what is on disk is what happened, however the last write ended."""
+
+import json
+import math
+import os
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+
+from errata.editors.update import Dense, LowRank, Update
+from errata.errors import RunError
+from errata.trajectory import DiskJournal, Entry
+
+
+def batch(step: int, size: int = 2, status: str = "applied") -> list[Entry]:
+    return [
+        Entry(
+            edit=step - size + 1 + i,
+            step=step,
+            id=f"f{step - size + 1 + i}",
+            subject="Inés 王",
+            status=status,
+            norms={"mlp": 0.5},
+            diagnostics={"loss": math.nan, "divisor": math.inf},
+        )
+        for i in range(size)
+    ]
+
+
+def some_update(seed: int = 0) -> Update:
+    generator = torch.Generator().manual_seed(seed)
+    low = LowRank(torch.randn(4, 2, generator=generator), torch.randn(2, 3, generator=generator))
+    return Update({"a.b": low, "a.c": Dense(torch.randn(4, 3, generator=generator))}, memory={"a.b": torch.ones(3, 2)})
+
+
+def test_a_cut_at_any_byte_of_the_last_batch_loses_that_batch_and_nothing_else(tmp_path: Path) -> None:
+    journal = DiskJournal(tmp_path)
+    for step in (2, 4):
+        journal.record(batch(step), None)
+    file = tmp_path / "journal.jsonl"
+    two = file.read_bytes()
+    journal.record(batch(6), None)
+    three = file.read_bytes()
+    for cut in range(len(two), len(three)):
+        file.write_bytes(three[:cut])
+        recovered = DiskJournal(tmp_path)
+        assert [e.edit for e in recovered.entries] == [1, 2, 3, 4], cut
+        assert file.read_bytes() == two, cut
+    recovered.record(batch(6), None)
+    assert file.read_bytes() == three
+
+
+def test_entries_come_back_as_they_were_nan_and_infinity_included(tmp_path: Path) -> None:
+    journal = DiskJournal(tmp_path)
+    journal.record(batch(1, 1), None)
+    journal.record(batch(2, 1, "rolled-back"), None)
+    again = DiskJournal(tmp_path)
+    assert repr(again.entries) == repr(journal.entries)
+    assert again.step == 2
+    assert again.active_steps() == [1]
+
+
+def test_undone_batches_stay_undone_and_the_count_goes_on(tmp_path: Path) -> None:
+    journal = DiskJournal(tmp_path)
+    for step in (2, 4, 6):
+        journal.record(batch(step), some_update(step))
+    journal.undo([4])
+    assert journal.active_steps() == [2, 6]
+    again = DiskJournal(tmp_path)
+    assert [e.status for e in again.entries] == ["applied"] * 2 + ["undone"] * 2 + ["applied"] * 2
+    assert again.active_steps(until=4) == [2]
+    assert again.step == 6
+
+
+@pytest.mark.parametrize("line", ["not json", "[1]", "5", '{"edit": 1}', '{"unknown": 1}'])
+def test_damage_before_the_last_batch_is_refused_with_the_line(tmp_path: Path, line: str) -> None:
+    DiskJournal(tmp_path).record(batch(1, 1), None)
+    file = tmp_path / "journal.jsonl"
+    file.write_text(file.read_text() + line + "\n" + file.read_text())
+    with pytest.raises(RunError, match=r"journal\.jsonl, line 2 is damaged"):
+        DiskJournal(tmp_path)
+
+
+def test_a_foreign_byte_in_the_middle_is_refused(tmp_path: Path) -> None:
+    DiskJournal(tmp_path).record(batch(1, 1), None)
+    file = tmp_path / "journal.jsonl"
+    file.write_bytes(b"\xff" + file.read_bytes()[1:])
+    with pytest.raises(RunError, match="line 1 is damaged"):
+        DiskJournal(tmp_path)
+
+
+def test_updates_come_back_bit_for_bit(tmp_path: Path) -> None:
+    journal = DiskJournal(tmp_path)
+    update = some_update()
+    journal.record(batch(1, 1), update)
+    again = DiskJournal(tmp_path).update(1)
+    assert again.tensors().keys() == update.tensors().keys()
+    assert all(torch.equal(t, again.tensors()[k]) for k, t in update.tensors().items())
+    assert again.norms() == update.norms()
+
+
+def test_a_missing_or_cut_update_is_named(tmp_path: Path) -> None:
+    journal = DiskJournal(tmp_path)
+    journal.record(batch(1, 1), some_update())
+    file = tmp_path / "updates" / "step-000001.safetensors"
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(RunError, match=r"step-000001\.safetensors is missing or damaged"):
+        journal.update(1)
+    file.unlink()
+    with pytest.raises(RunError, match="cannot be rebuilt"):
+        journal.update(1)
+
+
+def test_a_disk_that_fills_in_the_middle_of_a_batch_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
+    journal = DiskJournal(tmp_path)
+    journal.record(batch(2), None)
+    file = tmp_path / "journal.jsonl"
+    before = file.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            journal.record(batch(4), None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.read_bytes() == before
+    assert journal.step == 2
+    journal.record(batch(4), None)
+    assert DiskJournal(tmp_path).step == 4
+
+
+def test_a_failed_flush_takes_the_lines_back(tmp_path: Path, monkeypatch) -> None:
+    journal = DiskJournal(tmp_path)
+    journal.record(batch(2), None)
+    before = (tmp_path / "journal.jsonl").read_bytes()
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            journal.record(batch(4), None)
+    assert (tmp_path / "journal.jsonl").read_bytes() == before
+
+
+def test_every_line_is_one_json_object_with_the_subject_readable(tmp_path: Path) -> None:
+    DiskJournal(tmp_path).record(batch(2), None)
+    lines = (tmp_path / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["edit"] for line in lines] == [1, 2]
+    assert "Inés 王" in lines[0]
