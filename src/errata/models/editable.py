@@ -150,18 +150,23 @@ class EditableModel:
         """Right-pad token rows."""
         return Tokens(rows, self.pad_id, self.device)
 
-    def subject_last(self, before: str, subject: str, after: str) -> tuple[list[int], int]:
-        """Encode before + subject + after and find the subject's last token.
+    def subject_span(self, before: str, subject: str, after: str) -> tuple[list[int], list[int]]:
+        """Encode before + subject + after and find the subject's tokens.
 
         Returns:
-            The token ids and the index of the last token that covers a character of the subject.
+            The token ids and the indices of the tokens that cover a character of the subject.
         """
         encoded = self.tokenizer(before + subject + after, return_offsets_mapping=True)
         end = len(before) + len(subject.rstrip())
         covering = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < end and b > len(before)]
         if not covering:
             raise EditDataError(f"the subject {subject!r} has no token of its own in {before + subject + after!r}.")
-        return list(encoded["input_ids"]), covering[-1]
+        return list(encoded["input_ids"]), covering
+
+    def subject_last(self, before: str, subject: str, after: str) -> tuple[list[int], int]:
+        """Encode before + subject + after and find the subject's last token."""
+        ids, covering = self.subject_span(before, subject, after)
+        return ids, covering[-1]
 
     @torch.no_grad()
     def generate(self, texts: Sequence[str], max_new_tokens: int = 20) -> list[str]:
