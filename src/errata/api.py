@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from errata.edits import Fact
 from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore, default_cache
+from errata.edits import Fact
 from errata.models import EditableModel
+from errata.probes.generation import generate
 from errata.trajectory import Entry, Guard, Trajectory
 
 __all__ = ["EditResult", "edit"]
@@ -80,10 +81,11 @@ def edit(
     chosen = [f if isinstance(f, Fact) else Fact.from_mapping(f, str(i)) for i, f in enumerate(facts)]
     editor = editor_class(method)(resolve_settings(method, model, settings))
     editor.prepare(model, StatisticsStore(default_cache()), Random(seed))
-    before = model.generate([f.text for f in chosen], _TOKENS)
+    prompts = [f.text for f in chosen]
+    before = generate(model, prompts, _TOKENS)
     trajectory = Trajectory(model, editor, guard=guard or Guard(policy="rollback"))
     entries: list[Entry] = []
     for i in range(0, len(chosen), batch_size):
         entries += trajectory.advance(chosen[i : i + batch_size])
-    after = model.generate([f.text for f in chosen], _TOKENS)
+    after = generate(model, prompts, _TOKENS)
     return EditResult(trajectory, tuple(entries), tuple(chosen), tuple(before), tuple(after))

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from errata.cli import catalogue, lab, run
+from errata.cli import catalogue, lab, phases, run, trace
 from errata.errors import ErrataError
 
 __all__ = ["app", "main"]
@@ -21,6 +21,8 @@ app.command("resume")(run.resume)
 app.command("methods")(catalogue.methods)
 app.command("models")(catalogue.models)
 app.command("datasets")(catalogue.datasets)
+app.command("trace")(trace.trace)
+app.command("phases")(phases.phases)
 app.add_typer(lab.app, name="lab")
 
 

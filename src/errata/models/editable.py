@@ -167,19 +167,3 @@ class EditableModel:
         """Encode before + subject + after and find the subject's last token."""
         ids, covering = self.subject_span(before, subject, after)
         return ids, covering[-1]
-
-    @torch.no_grad()
-    def generate(self, texts: Sequence[str], max_new_tokens: int = 20) -> list[str]:
-        """Continue each text greedily and return only what was added."""
-        out = []
-        for ids in self.encode(texts):
-            given = torch.tensor([ids], device=self.device)
-            made = self.model.generate(
-                given,
-                attention_mask=torch.ones_like(given),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=self.pad_id,
-            )
-            out.append(str(self.tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True)))
-        return out

@@ -41,7 +41,8 @@ class UpperLayers:
         self._norm = model.module(model.family.final_norm)
         self._head = model.head
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        self._cache: DynamicCache | None = None
+        cache: DynamicCache | None = None
+        self._kept: list[Any] = []
         self._prefix: list[tuple[Tensor, Tensor]] = []
         self.outputs: dict[str, Float[Tensor, "prompt changing d"]] = {}
 
@@ -65,15 +66,16 @@ class UpperLayers:
                 width = head.input_ids.shape[1]
                 before = torch.arange(width, device=model.device) < torch.tensor(starts, device=model.device)[:, None]
                 mask = torch.cat([before.to(mask.dtype), mask], dim=1)
-                self._cache = DynamicCache(config=model.model.config)
+                cache = DynamicCache(config=model.model.config)
                 model.model(
                     input_ids=head.input_ids,
                     attention_mask=torch.ones_like(head.input_ids),
-                    past_key_values=self._cache,
+                    past_key_values=cache,
                     use_cache=True,
                     logits_to_keep=1,
                 )
-                self._prefix = [(kept.keys, kept.values) for kept in self._cache.layers]
+                self._kept = list(cache.layers)
+                self._prefix = [(kept.keys, kept.values) for kept in self._kept]
             block = model.block_path(layer)
             handles = [b.register_forward_pre_hook(record_call, with_kwargs=True) for b in self._blocks]
             handles += [model.module(p).register_forward_hook(record_output(p)) for p in {block, *watch}]
@@ -83,8 +85,8 @@ class UpperLayers:
                     attention_mask=mask,
                     position_ids=torch.arange(tail.input_ids.shape[1], device=model.device)
                     + torch.tensor(starts, device=model.device)[:, None],
-                    past_key_values=self._cache,
-                    use_cache=self._cache is not None,
+                    past_key_values=cache,
+                    use_cache=cache is not None,
                     logits_to_keep=1,
                 )
             finally:
@@ -102,10 +104,9 @@ class UpperLayers:
             rows: indices of prompts.
             positions: indices of tokens, counted from the prompt's start.
         """
-        if self._cache is not None:
-            # Every pass appends its keys and values; the next one must find the prefix alone.
-            for kept, (keys, values) in zip(self._cache.layers, self._prefix, strict=True):
-                kept.keys, kept.values = keys, values
+        # Every pass appends its keys and values; the next one must find the prefix alone.
+        for kept, (keys, values) in zip(self._kept, self._prefix, strict=True):
+            kept.keys, kept.values = keys, values
         for block, (args, kwargs) in zip(self._blocks, self._calls, strict=True):
             hidden = hidden_of(block(hidden, *args, **kwargs))
         picked: Tensor = self._head(self._norm(hidden[rows, positions]))
