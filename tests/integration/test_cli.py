@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.tiny import tiny_facts, tiny_model, tiny_text_file
 
 from errata.cli import main
+from tiny import tiny_facts, tiny_model, tiny_text_file
 
 
 @pytest.fixture(scope="module")

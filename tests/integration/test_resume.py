@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.tiny import tiny_facts, tiny_model, tiny_text_file
 
 from errata.studies.recipe import load_recipe
 from errata.studies.run import resume, run
+from tiny import tiny_facts, tiny_model, tiny_text_file
 
 EDITS = 23
 

@@ -5,7 +5,7 @@ import torch
 
 from errata.models import EditableModel
 from errata.models.replay import UpperLayers
-from tests.tiny import FAMILIES, tiny_model
+from tiny import FAMILIES, tiny_model
 
 TEXTS = (
     "Ada Abend was born in",
@@ -44,7 +44,9 @@ def test_logits_equal_the_full_forward(family: str, layer: int, kind: str) -> No
         first = upper.logits(upper.hidden, index, positions - offsets)
         again = upper.logits(upper.hidden, index, positions - offsets)
     assert torch.equal(first, again), "a pass leaves nothing behind for the next"
-    torch.testing.assert_close(first, whole_logits(model, rows)[index, positions], rtol=0, atol=TOLERANCE.get(family, 1e-10))
+    torch.testing.assert_close(
+        first, whole_logits(model, rows)[index, positions], rtol=0, atol=TOLERANCE.get(family, 1e-10)
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
