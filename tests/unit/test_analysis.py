@@ -195,7 +195,7 @@ def test_the_verdict_names_what_happened(rome: Path) -> None:
     text = str(verdict)
     assert text.startswith(f"Safe to {verdict.safe} edits.")
     assert "Collapse at edit 140" in text
-    assert "1 edit looks disabling by size of update: 140" in text
+    assert "The edit that did it is most likely number 140" in text
     assert verdict.gradual_start is not None
     assert verdict.gradual_start < 140
 

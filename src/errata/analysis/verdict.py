@@ -75,7 +75,8 @@ class Verdict:
                 if len(short) < len(self.curves)
                 else "Too few points to tell whether it collapses."
             )
-        if self.disabling:
+        cause = self.collapse.cause if self.collapse else None
+        if self.disabling and [s.edit for s in self.disabling] != [cause.edit if cause else None]:
             names = ", ".join(f"{s.edit} ({s.subject})" for s in self.disabling[:3])
             more = f" and {len(self.disabling) - 3} more" if len(self.disabling) > 3 else ""
             look = "looks" if len(self.disabling) == 1 else "look"
@@ -150,7 +151,7 @@ def _collapse_words(c: Collapse) -> Iterator[str]:
     span = f" (between {low} and {high})" if low < high else ""
     order = {"downstream": 0, "knowledge": 1, "forgetting": 2, "proficiency": 3, "language": 4}
     shown = sorted(c.agreeing, key=lambda e: (order[e.group], -abs(e.phases.before - e.phases.after)))
-    yield f"Collapse at edit {c.step}{span}, where {', '.join(map(_levels, shown[:3]))}."
+    yield f"Collapse at edit {c.step}{span}, where {_listed([_levels(e) for e in shown[:3]])}."
     total = len(c.agreeing) + len(c.others)
     yield f"{'All' if not c.others else f'{len(c.agreeing)} of'} {total} followed curves break there."
     if c.cause is not None:
@@ -172,6 +173,10 @@ def _levels(e: Evidence) -> str:
     if e.group == "language":
         return f"perplexity rises from {math.exp(min(before, 700)):.3g} to {_figure(math.exp(min(after, 700)), '.3g')}"
     return f"{e.label} {_fall(e)} from {_figure(before)} to {_figure(after)}"
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _fall(e: Evidence) -> str:

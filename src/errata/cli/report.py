@@ -1,0 +1,176 @@
+"""errata report, compare, frames."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from errata.report.page import Judged
+    from errata.report.table3 import Table3
+
+__all__ = ["compare", "frames", "report"]
+
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Export = Annotated[
+    Path | None, typer.Option("--export", metavar="DIR", help="Write every chart as SVG, CSV and Parquet.")
+]
+
+
+class Form(StrEnum):
+    """Formats of a frame."""
+
+    csv = "csv"
+    parquet = "parquet"
+    json = "json"
+
+
+class Style(StrEnum):
+    """Formats of the table."""
+
+    text = "text"
+    markdown = "markdown"
+    latex = "latex"
+
+
+def report(
+    runs: Runs,
+    out: Annotated[Path | None, typer.Option(help="The page, for a single run; RUN/report.html by default.")] = None,
+    export: Export = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run's report, one self-contained page, and print its verdict."""
+    from errata.errors import ConfigError
+    from errata.report.page import report as write
+
+    if out is not None and len(runs) > 1:
+        raise ConfigError(
+            f"--out names one page, but {len(runs)} runs were given. Leave it out: each run gets its own."
+        )
+    results = []
+    for path in runs:
+        page, judged = write(path, out)
+        if export is not None:
+            _export_run(judged, export if len(runs) == 1 else export / path.name)
+        results.append({"run": str(path), "report": str(page), **_summary(judged)})
+        if not as_json:
+            typer.echo(f"{judged.run.name}: {judged.verdict}\n  {page}")
+    if as_json:
+        typer.echo(json.dumps(results, indent=1, ensure_ascii=False))
+
+
+def compare(
+    runs: Runs,
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("compare.html"),
+    table: Annotated[Style, typer.Option(help="How the table is printed.")] = Style.text,
+    export: Export = None,
+    as_json: Json = False,
+) -> None:
+    """Lay several runs over one another, and print the first paper's Table 3 for them."""
+    from errata.report.compare import compare as write
+
+    page, made, judged = write(runs, out)
+    if export is not None:
+        _export_comparison(judged, made, export)
+    if as_json:
+        verdicts = {name: _summary(j) for name, j in zip(made.runs, judged, strict=True)}
+        typer.echo(
+            json.dumps({"report": str(page), "table": made.as_json(), "runs": verdicts}, indent=1, ensure_ascii=False)
+        )
+    elif table is Style.markdown:
+        typer.echo(made.markdown(), nl=False)
+    elif table is Style.latex:
+        typer.echo(made.latex(), nl=False)
+    else:
+        _print(made)
+        typer.echo(str(page))
+
+
+def frames(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")],
+    probe: Annotated[str, typer.Option(help="A probe's name, or summary: every curve with its interval.")] = "summary",
+    form: Annotated[Form, typer.Option("--format", help="How the rows are written.")] = Form.csv,
+    out: Annotated[Path | None, typer.Option(help="A file; standard output by default.")] = None,
+) -> None:
+    """Write a run's rows as a table."""
+    import polars as pl
+
+    from errata.analysis.frames import probe_frame
+    from errata.errors import ConfigError
+
+    frame = probe_frame(run, probe)
+    if form is Form.parquet and out is None and sys.stdout.isatty():
+        raise ConfigError("Parquet is not for reading on a terminal. Name a file with --out, or redirect the output.")
+    if form is Form.json:
+        finite = [pl.when(pl.col(c).is_finite()).then(pl.col(c)) for c, kind in frame.schema.items() if kind.is_float()]
+        frame = frame.with_columns(finite)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    target: Any = out or sys.stdout.buffer
+    if form is Form.csv:
+        frame.write_csv(target)
+    elif form is Form.parquet:
+        frame.write_parquet(target)
+    else:
+        frame.write_json(target)
+    if out is None:
+        sys.stdout.buffer.flush()
+
+
+def _summary(judged: "Judged") -> dict[str, Any]:
+    """Return a verdict as JSON holds it."""
+    v = judged.verdict
+    half = v.survival.half_life
+    return {
+        "name": judged.run.name,
+        "method": judged.run.method,
+        "verdict": str(v),
+        "edits": v.edits,
+        "safe": v.safe,
+        "gradual_start": v.gradual_start,
+        "collapse_step": v.collapse.step if v.collapse else None,
+        "interval": list(v.collapse.interval) if v.collapse else None,
+        "agreeing": [e.key for e in v.collapse.agreeing] if v.collapse else [],
+        "cause": v.collapse.cause.edit if v.collapse and v.collapse.cause else None,
+        "disabling": [s.edit for s in v.disabling],
+        "half_life": half if half == half else None,
+    }
+
+
+def _export_run(judged: "Judged", out: Path) -> None:
+    from errata.report.charts import marks_of
+    from errata.report.export import export
+    from errata.report.figures import figures
+
+    drawn = figures(judged.run, judged.curves, judged.verdict)
+    export(drawn, [marks_of(judged.verdict)], judged.verdict.edits, out)
+
+
+def _export_comparison(judged: "list[Judged]", table: "Table3", out: Path) -> None:
+    from errata.files import write_aside
+    from errata.report.charts import marks_of
+    from errata.report.compare import comparison
+    from errata.report.export import export
+    from errata.report.theme import SERIES
+
+    marks = [marks_of(j.verdict, color, gradual=False) for j, color in zip(judged, SERIES, strict=False)]
+    export(comparison(judged, table.runs), marks, max(j.verdict.edits for j in judged), out)
+    write_aside(out / "table3.md", table.markdown().encode())
+    write_aside(out / "table3.tex", table.latex().encode())
+
+
+def _print(table: "Table3") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(title="Table 3 (2401.07453), measured", title_justify="left", show_lines=True)
+    for head in ("", *table.runs):
+        grid.add_column(Text(head))
+    for row, cells in table.rows.items():
+        grid.add_row(Text(row), *(Text(f"{c.word}\n{c.text}") for c in cells))
+    Console(soft_wrap=False).print(grid)

@@ -1,0 +1,122 @@
+"""Lay several runs over one another: one page, and the first paper's Table 3."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from errata.analysis.curves import tasks
+from errata.errors import ConfigError
+from errata.files import write_aside
+from errata.report.charts import marks_of
+from errata.report.extras import altair
+from errata.report.figures import COLUMNS, Figure, Line, pick, survival_figure
+from errata.report.page import Judged, render, specs
+from errata.report.table3 import Table3, table3
+from errata.report.theme import SERIES
+
+__all__ = ["compare", "comparison", "labels"]
+
+FIGURES = (
+    ("efficacy.success@now", "New edits", "Efficacy right after each edit; mean of 50 with its 95 % interval.", 50),
+    ("paraphrase.success@now", "New edits in other words", "Paraphrases right after each edit; mean of 50.", 50),
+    ("neighborhood.success@now", "Neighbors of new edits", "Neighborhood right after each edit; mean of 50.", 50),
+    ("forgotten.current", "Earlier edits forgotten", "Of the edits exact when made, how many are not now.", 1),
+    ("unrelated.exact", "Unrelated facts", "Facts about subjects never edited, exact.", 1),
+)
+
+
+def compare(paths: Sequence[Path], out: Path, seed: int = 0) -> tuple[Path, Table3, list[Judged]]:
+    """Write the comparison of several runs.
+
+    Args:
+        paths: the run directories.
+        out: the page.
+        seed: of the bootstraps.
+
+    Returns:
+        The page, the table, and the runs with their verdicts.
+
+    Raises:
+        ConfigError: when there are no runs, or more than colours to tell them apart.
+    """
+    altair()  # asked for before any work is done
+    if not 1 <= len(paths) <= len(SERIES):
+        raise ConfigError(f"{len(paths)} runs were given; a comparison lays 1 to {len(SERIES)} over one another.")
+    runs = [Judged.of(path, seed) for path in paths]
+    names = labels(runs)
+    table = table3([(name, r.run, r.verdict) for name, r in zip(names, runs, strict=True)], seed)
+    drawn = comparison(runs, names)
+    edits = max(r.verdict.edits for r in runs)
+    marks = [marks_of(r.verdict, color, gradual=False) for r, color in zip(runs, SERIES, strict=False)]
+    top = _overview(runs, names)
+    page = render(
+        "compare.html.j2",
+        runs=[(name, color, r.run, r.verdict) for name, color, r in zip(names, SERIES, runs, strict=False)],
+        table=table,
+        overview=top,
+        figures=drawn,
+        specs=specs(top, drawn, marks, edits),
+    )
+    write_aside(out, page.encode())
+    return out, table, runs
+
+
+def labels(runs: Sequence[Judged]) -> list[str]:
+    """Return a short name of each run: its method where that tells them apart, else its own, else its directory."""
+    for choice in ([r.run.method for r in runs], [r.run.name for r in runs], [r.run.path.name for r in runs]):
+        if max(Counter(choice).values()) == 1:
+            return choice
+    return [str(r.run.path) for r in runs]
+
+
+def comparison(runs: Sequence[Judged], names: Sequence[str]) -> list[Figure]:
+    """Return the charts that lay runs over one another.
+
+    Args:
+        runs: the runs.
+        names: their labels.
+    """
+    lines = tuple(Line(name, color) for name, color in zip(names, SERIES, strict=False))
+    made = []
+    for metric, title, note, window in FIGURES:
+        chance = 0.5 if ".success@" in metric else None
+        made.append(_figure(metric, title, note, runs, names, lines, window, chance))
+    for task in sorted({task for r in runs for task in tasks(r.run)}):
+        metric = f"downstream.{task}.f1"
+        made.append(_figure(metric, task.capitalize(), "Downstream task, weighted F1.", runs, names, lines, 1, 0.5))
+    note = "‖W−W₀‖ / ‖W₀‖, mean over the edited modules, log scale."
+    made.append(_figure("drift.relative", "Drift of the weights", note, runs, names, lines, 1, None, log=True))
+    note = "On held-out text, log scale."
+    made.append(_figure("perplexity", "Perplexity", note, runs, names, lines, 1, None, log=True))
+    made.append(survival_figure([(n, r.verdict) for n, r in zip(names, runs, strict=True)], SERIES))
+    return [f for f in made if len(f.frame)]
+
+
+def _figure(
+    metric: str,
+    title: str,
+    note: str,
+    runs: Sequence[Judged],
+    names: Sequence[str],
+    lines: tuple[Line, ...],
+    window: int,
+    chance: float | None,
+    *,
+    log: bool = False,
+) -> Figure:
+    frames = [pick(r.curves, metric, name, window) for r, name in zip(runs, names, strict=True)]
+    frame = pl.concat(frames).filter((pl.col("value") != 0) | pl.lit(not log))
+    slug = metric.replace(".", "-").replace("@", "-")
+    return Figure(slug, title, note, lines, frame, "log" if log else "share", chance, half=True)
+
+
+def _overview(runs: Sequence[Judged], names: Sequence[str]) -> Figure:
+    """Return the strip: what each run keeps of unrelated facts, or of its edits where those were not asked."""
+    lines = tuple(Line(name, color) for name, color in zip(names, SERIES, strict=False))
+    for metric, window in (("unrelated.exact", 1), ("efficacy.success@now", 50)):
+        frames = [pick(r.curves, metric, name, window) for r, name in zip(runs, names, strict=True)]
+        if any(map(len, frames)):
+            break
+    return Figure("overview", "Overview", "", lines, pl.concat(frames).select(COLUMNS))

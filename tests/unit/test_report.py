@@ -1,0 +1,242 @@
+"""The report: what is in the page, how it is escaped, what the table says, and what is exported."""
+
+import json
+import math
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import polars as pl
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from errata.cli import report as commands
+from errata.errors import ConfigError, MissingExtraError
+from errata.report.compare import compare
+from errata.report.extras import vega_script
+from errata.report.page import Judged, report
+from errata.report.table3 import table3
+from errata.report.theme import resolve
+from errata.report.words import number, outcome, safe_json, share
+from fake_run import make_run
+
+EVIL = "<script>alert('\u2028')</script>{{ 7*7 }}\"&"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    base = tmp_path_factory.mktemp("runs")
+    return {
+        "rome": make_run(base / "rome", subject=EVIL),
+        "memit": make_run(base / "memit", collapse=None, decay=0.0005, method="memit", seed=1),
+        "dead": make_run(base / "dead", dead=True, decay=0.004, method="ft_c", seed=2),
+    }
+
+
+@pytest.fixture(scope="module")
+def page(runs: dict[str, Path]) -> str:
+    return report(runs["rome"])[0].read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    made = typer.Typer(pretty_exceptions_enable=False)
+    made.command()(commands.report)
+    made.command()(commands.compare)
+    made.command()(commands.frames)
+    return made
+
+
+class Elements(HTMLParser):
+    """Collect the elements of a page with their attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def specs_of(text: str) -> dict[str, dict[str, object]]:
+    found = re.search(r'<script type="application/json" id="specs">(.*?)</script>', text, re.DOTALL)
+    assert found
+    content: dict[str, dict[str, object]] = json.loads(found.group(1))
+    return content
+
+
+def test_the_verdict_comes_first_and_provenance_last(page: str) -> None:
+    places = [
+        page.index(mark)
+        for mark in ('class="verdict"', 'class="keys"', 'id="overview"', 'id="edits"', 'class="provenance"')
+    ]
+    assert places == sorted(places)
+    assert "Collapse at edit 140" in page
+    assert "0123456789abcdef" in page
+
+
+def test_the_page_asks_for_nothing_outside_itself(page: str) -> None:
+    for tag, attributes in Elements(page).found:
+        assert not {"src", "href", "srcset", "data", "action"} & set(attributes), tag
+        assert tag not in ("link", "iframe", "img", "object", "embed", "base")
+    addresses = set(re.findall(r"https?://[\w.-]+", page))
+    assert addresses == {"http://www.w3.org"}, "names of XML namespaces only"
+    assert "default-src 'none'" in page
+    assert "@import" not in page
+    assert "url(" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+
+
+def test_user_data_is_escaped_everywhere(page: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    assert EVIL not in page
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(" in page
+    assert "{{ 7*7 }}" in page, "user data is not a template"
+    evil = tmp_path / "evil"
+    make_run(evil, n=20, collapse=None, method="</script><script>alert(1)</script>")
+    other, _, _ = compare([evil, runs["memit"]], tmp_path / "compare.html")
+    text = other.read_text(encoding="utf-8")
+    assert "<script>alert" not in text
+    assert "\\u003c/script\\u003e" in text, "labels inside the charts' JSON cannot close the script element"
+    assert len(re.findall("<script", re.sub(r"<script.*?</script>", "<script", text, flags=re.DOTALL))) == 3
+
+
+def test_every_chart_shares_the_step_axis(page: str) -> None:
+    specs = specs_of(page)
+    assert set(specs) >= {"overview", "proficiency", "forgetting", "downstream", "drift-relative", "drift-mean_abs"}
+    for name, spec in specs.items():
+        if name in ("overview", "survival"):
+            continue
+        assert [p["name"] for p in spec["params"] if "value" in p] == ["first", "last"], name  # type: ignore[attr-defined]
+        assert spec["width"] == "container"
+    assert "$schema" not in json.dumps(specs)
+    assert len(page) < 2_500_000
+
+
+def test_a_dead_model_is_dead_and_not_zero(runs: dict[str, Path]) -> None:
+    page, judged = report(runs["dead"])
+    text = page.read_text(encoding="utf-8")
+    assert "dead" in text
+    spec = specs_of(text)["perplexity"]
+    values = [row["value"] for data in _datasets(spec) for row in data if "value" in row]
+    assert None in values
+    assert 0 not in values
+    assert "NaN" not in re.search(r'id="specs">(.*?)</script>', text, re.DOTALL).group(1)  # type: ignore[union-attr]
+    assert math.isnan(judged.curves.filter(pl.col("metric") == "perplexity")["value"].to_list()[-1])
+
+
+def _datasets(spec: dict[str, object]) -> list[list[dict[str, object]]]:
+    named = spec.get("datasets", {})
+    inline = [layer["data"] for layer in spec["layer"] if "data" in layer]  # type: ignore[attr-defined]
+    return [d["values"] if "values" in d else named[d["name"]] for d in inline]  # type: ignore[index]
+
+
+def test_the_edits_table_marks_the_disabling_edit(page: str) -> None:
+    marked = re.findall(r'<tr class="marked">.*?</tr>', page, re.DOTALL)
+    assert len(marked) == 1
+    assert 'data-value="140"' in marked[0]
+    assert "right after" in marked[0]
+
+
+def test_words() -> None:
+    assert [share(x) for x in (None, math.nan, 0.0, 0.984)] == ["–", "dead", "0 %", "98 %"]
+    assert [number(x) for x in (None, math.inf, 0.012345, 12345.0)] == ["–", "dead", "0.0123", "12,345"]
+    assert [outcome(x) for x in (None, 1.0, 0.0, 0.5, math.nan)] == ["–", "yes", "no", "50 %", "dead"]
+    assert json.loads(safe_json({"a": [math.nan, math.inf, "</script>"]})) == {"a": [None, None, "</script>"]}
+    assert "<" not in safe_json("</script>")
+
+
+def test_the_script_closes_no_element() -> None:
+    assert "</script" not in vega_script()
+    assert "var(" not in json.dumps(resolve({"color": "var(--red)"}))
+
+
+def test_table_3_uses_the_papers_words(runs: dict[str, Path]) -> None:
+    judged = [Judged.of(runs[name]) for name in ("rome", "memit", "dead")]
+    table = table3([(j.run.method, j.run, j.verdict) for j in judged])
+    words = {row: [c.word for c in cells] for row, cells in table.rows.items()}
+    assert words["single disabling edit"] == ["yes", "no", "yes"]
+    assert words["duration before collapse"] == ["long", "not observed", "long"]
+    assert words["efficacy"][0] == "<100 % until collapse"
+    assert words["loss of downstream before collapse"][1] == "low"
+    duration = table.as_json()["duration before collapse"]
+    assert duration["rome"]["value"] == 140
+    assert duration["memit"]["value"] is None
+    assert duration["memit"]["low"] == 200
+    for cells in table.rows.values():
+        for cell in cells:
+            assert not cell.low > cell.value
+            assert not cell.high < cell.value
+    assert table.markdown().count("\n") == 8
+    assert "\\_" in table.latex()
+    assert table.latex().count("\\\\\n") == 7
+
+
+def test_report_command(app: typer.Typer, runs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "export"
+    done = CliRunner().invoke(app, ["report", str(runs["memit"]), "--json", "--export", str(out)])
+    assert done.exit_code == 0, done.output
+    summary = json.loads(done.stdout)[0]
+    assert summary["collapse_step"] is None
+    assert summary["edits"] == 200
+    assert (runs["memit"] / "report.html").exists()
+    names = {f.suffix for f in out.iterdir()}
+    assert names == {".svg", ".csv", ".parquet"}
+    svg = (out / "proficiency.svg").read_text()
+    assert svg.startswith("<svg")
+    assert "var(--" not in svg
+    assert pl.read_csv(out / "forgetting.csv").columns == ["step", "series", "window", "value", "low", "high"]
+    assert len(pl.read_parquet(out / "survival.parquet")) > 5
+
+
+def test_compare_command(app: typer.Typer, runs: dict[str, Path], tmp_path: Path) -> None:
+    page = tmp_path / "compare.html"
+    args = ["compare", *(str(r) for r in runs.values()), "--out", str(page)]
+    done = CliRunner().invoke(app, [*args, "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["table"]["single disabling edit"]["rome"]["word"] == "yes"
+    assert found["runs"]["rome"]["collapse_step"] == 140
+    assert "Table 3" in CliRunner().invoke(app, args).stdout
+    assert "| efficacy |" in CliRunner().invoke(app, [*args, "--table", "markdown"]).stdout
+    assert {"efficacy-success-now", "survival", "overview"} <= set(specs_of(page.read_text(encoding="utf-8")))
+    with pytest.raises(ConfigError, match="8 runs were given"):
+        compare([runs["rome"]] * 8, page)
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "parquet"])
+def test_frames_command(app: typer.Typer, runs: dict[str, Path], tmp_path: Path, form: str) -> None:
+    out = tmp_path / "new" / f"rows.{form}"
+    done = CliRunner().invoke(
+        app, ["frames", str(runs["dead"]), "--probe", "perplexity", "--format", form, "--out", str(out)]
+    )
+    assert done.exit_code == 0, done.output
+    read = {"csv": pl.read_csv, "parquet": pl.read_parquet, "json": pl.read_json}[form]
+    frame = read(out)  # type: ignore[operator]
+    assert len(frame) == 21
+    assert frame["metric"][0] == "perplexity"
+    last = frame["value"].to_list()[-1]
+    assert last is None if form == "json" else math.isnan(last)
+
+
+def test_frames_go_to_standard_output(app: typer.Typer, runs: dict[str, Path]) -> None:
+    done = CliRunner().invoke(app, ["frames", str(runs["rome"]), "--probe", "summary"])
+    assert done.stdout.splitlines()[0] == "step,metric,window,value,low,high,n"
+
+
+def test_a_missing_extra_says_how_to_install_it(runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "altair", None)
+    with pytest.raises(MissingExtraError, match=r"errata\[report\]"):
+        report(runs["rome"])
+
+
+def test_the_shortest_runs_have_reports_too(tmp_path: Path) -> None:
+    for n in (1, 2, 7):
+        path = make_run(tmp_path / str(n), n=n, collapse=None)
+        assert "Too few points" in report(path)[0].read_text(encoding="utf-8")
+    bare = make_run(tmp_path / "bare", n=20, collapse=None)
+    for part in (bare / "probes").glob("*/*.parquet"):
+        part.unlink()
+    assert "nothing that shows their cost was measured" in report(bare)[0].read_text(encoding="utf-8")
