@@ -210,7 +210,7 @@ def test_a_full_disk_damages_nothing(errata, material, tmp_path, monkeypatch) ->
 
 
 def test_catalogues_are_lists_of_names(errata) -> None:
-    for command in ("methods", "models", "datasets"):
+    for command in ("methods", "models", "datasets", "tasks"):
         status, printed, _ = errata(command, "--json")
         assert status == 0
         assert all(record["name"] for record in json.loads(printed))

@@ -1,11 +1,11 @@
-"""errata methods, models, datasets: what there is."""
+"""errata methods, models, datasets, tasks: what there is."""
 
 import json
 from typing import Annotated, Any
 
 import typer
 
-__all__ = ["datasets", "methods", "models"]
+__all__ = ["datasets", "methods", "models", "tasks"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str | None, typer.Argument(help="Show one of them in full.")]
@@ -61,6 +61,25 @@ def datasets(name: Name = None, as_json: Json = False) -> None:
         typer.echo(f"{record['name']:<16}{record['summary']}")
         if name:
             typer.echo(json.dumps(record["sample"], indent=1, ensure_ascii=False))
+
+
+def tasks(name: Name = None, as_json: Json = False) -> None:
+    """List the downstream tasks, or show one with an item."""
+    from errata.errors import ConfigError
+    from errata.lab.tasks import TASKS
+
+    if name and name not in TASKS:
+        raise ConfigError(f"there is no task {name!r}; known tasks: {', '.join(TASKS)}.")
+    records: list[dict[str, Any]] = []
+    for task in [TASKS[name]] if name else TASKS.values():
+        records.append({"name": task.name, "labels": list(task.labels), "sample": task.heldout(2)[0].prompt})
+    if as_json:
+        typer.echo(json.dumps(records, indent=1, ensure_ascii=False))
+        return
+    for record in records:
+        typer.echo(f"{record['name']:<16}answers {', '.join(record['labels'])}")
+        if name:
+            typer.echo(record["sample"])
 
 
 def _settings(model: Any, prefix: str = "") -> list[dict[str, str]]:
