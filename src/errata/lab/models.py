@@ -1,0 +1,133 @@
+"""The lab models by name: what each is, where its files are, and how to write one out.
+
+Importing this module imports no torch.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from errata.errors import ModelError
+from errata.lab.world import World, build_world
+
+__all__ = ["LAB_MODELS", "LabSpec", "asset_path", "export", "facts_jsonl", "load_world", "spec_of"]
+
+
+@dataclass(frozen=True)
+class LabSpec:
+    """Describe a lab model and its training.
+
+    Args:
+        name: its identifier.
+        architecture: "gpt2" or "llama".
+        people: how many in its world.
+        layers: blocks of the model.
+        width: of its hidden state.
+        heads: of its attention.
+        site: the block after which subjects' states are exchanged in training, and at which it is edited.
+        share: of the width that is divided between the relations.
+        steps: of training.
+        rows: of a training batch.
+        length: of a row in tokens.
+        rate: the highest learning rate.
+        readout: weight of the loss of reading objects off the subject's state.
+        noise: greatest length, as a share of the state's, of the noise outside the asked relation's directions.
+        smoothing: share of an object's probability that its relation's objects divide between them.
+        swaps: whether states are exchanged at all.
+        world_seed: of the world.
+        seed: of the training.
+    """
+
+    name: str
+    architecture: str
+    people: int
+    layers: int
+    width: int
+    heads: int
+    site: int
+    share: float = 0.8
+    steps: int = 2800
+    rows: int = 4
+    length: int = 128
+    rate: float = 1.5e-3
+    readout: float = 1.0
+    noise: float = 0.6
+    smoothing: float = 0.1
+    swaps: bool = True
+    world_seed: int = 1
+    seed: int = 1
+
+
+LAB_MODELS: dict[str, LabSpec] = {
+    "lab-s": LabSpec("lab-s", "gpt2", people=120, layers=4, width=192, heads=6, site=1, steps=2800, rate=1.5e-3),
+    "lab-s-llama": LabSpec(
+        "lab-s-llama", "llama", people=120, layers=4, width=192, heads=6, site=1, steps=2800, rate=1.5e-3
+    ),
+    "lab-m": LabSpec("lab-m", "gpt2", people=300, layers=6, width=320, heads=8, site=2, steps=3600, rate=1.3e-3),
+}
+"""Every lab model by name."""
+
+
+def spec_of(name: str) -> LabSpec:
+    """Return a lab model's description.
+
+    Args:
+        name: one of `LAB_MODELS`.
+
+    Raises:
+        ModelError: when there is none of this name.
+    """
+    if name not in LAB_MODELS:
+        raise ModelError(f"{name!r} is no lab model; there are {', '.join(LAB_MODELS)}.")
+    return LAB_MODELS[name]
+
+
+def asset_path(name: str) -> Path:
+    """Return the Hugging Face directory of a shipped lab model.
+
+    Args:
+        name: one of `LAB_MODELS`.
+    """
+    return Path(__file__).parent / "assets" / spec_of(name).name
+
+
+def load_world(name: str) -> World:
+    """Rebuild the world of a lab model; its seed is all that is kept.
+
+    Args:
+        name: one of `LAB_MODELS`.
+    """
+    spec = spec_of(name)
+    return build_world(spec.people, spec.world_seed)
+
+
+def facts_jsonl(world: World) -> str:
+    """Write a world's facts as JSON lines.
+
+    Args:
+        world: whose facts.
+    """
+    lines = [
+        {"subject": f.subject, "relation": f.relation, "prompts": list(f.prompts), "object": f.object}
+        for f in world.facts()
+    ]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def export(name: str, out: Path | str) -> Path:
+    """Write a lab model as a Hugging Face directory, with `facts.jsonl` beside the weights.
+
+    Args:
+        name: one of `LAB_MODELS`.
+        out: the directory, made where it is missing.
+
+    Raises:
+        ModelError: when there is no such lab model, or its files are missing.
+    """
+    source, target = asset_path(name), Path(out)
+    if not (source / "model.safetensors").exists():
+        raise ModelError(f"{name} has no weights in {source}; rebuild them with: errata lab train {name}")
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    (target / "facts.jsonl").write_text(facts_jsonl(load_world(name)), encoding="utf-8")
+    return target

@@ -1,0 +1,93 @@
+"""Tokenizer, batches, interchange, and a training of a few steps."""
+
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from errata.lab.batches import BatchMaker
+from errata.lab.corpus import plain_documents
+from errata.lab.interchange import interchanged, subspaces
+from errata.lab.models import LAB_MODELS
+from errata.lab.tokenizer import train_tokenizer
+from errata.lab.train import train
+from errata.lab.world import World, build_world
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return build_world(24, 1)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["gpt2", "llama"])
+def tokenizer(request: pytest.FixtureRequest, world: World) -> PreTrainedTokenizerFast:
+    return train_tokenizer(plain_documents(world, Random("t"), 1500), bos=request.param)
+
+
+def test_every_object_is_one_token_and_any_text_survives(tokenizer: PreTrainedTokenizerFast, world: World) -> None:
+    for relation in world.relations:
+        for word in relation.objects:
+            assert len(tokenizer(word, add_special_tokens=False)["input_ids"]) == 1
+    text = "Zoë\nwas born: in 東京 {x}"
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text
+    assert tokenizer.model_input_names == ["input_ids", "attention_mask"]
+
+
+def test_a_name_is_the_same_tokens_wherever_it_stands(tokenizer: PreTrainedTokenizerFast, world: World) -> None:
+    name = world.people[0]
+    alone = tokenizer(name, add_special_tokens=False)["input_ids"]
+    inside = tokenizer(f"The sport of {name} is", add_special_tokens=False)["input_ids"]
+    assert len(alone) == 2
+    assert alone == inside[3:5]
+
+
+def test_only_the_llama_twin_begins_with_bos(tokenizer: PreTrainedTokenizerFast) -> None:
+    begins = tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    assert begins == (tokenizer.bos_token != tokenizer.eos_token)
+
+
+def test_batches_mark_subjects_and_write_the_donors_objects(tokenizer: PreTrainedTokenizerFast, world: World) -> None:
+    maker = BatchMaker(world, tokenizer, rows=4, length=96, bos=False)
+    batch = maker(range(len(world.people)), Random(0))
+    last_names = {tokenizer(person, add_special_tokens=False)["input_ids"][-1] for person in world.people}
+    assert {int(i) for i in batch.ids[batch.rows, batch.columns]} <= last_names
+    assert batch.swapped.shape == batch.objects.shape == (len(batch.rows), len(world.relations))
+    assert batch.swapped.any()
+    again = maker(range(len(world.people)), Random(0))
+    assert torch.equal(batch.ids, again.ids)
+
+
+def test_interchange_gives_exactly_the_chosen_directions(tokenizer: PreTrainedTokenizerFast, world: World) -> None:
+    maker = BatchMaker(world, tokenizer, rows=4, length=96, bos=False)
+    batch = maker(range(len(world.people)), Random(1))
+    basis = subspaces(64, len(world.relations), 0.8, seed=0)
+    hidden = torch.randn(4, 96, 64, generator=torch.Generator().manual_seed(0))
+    block = torch.nn.Identity()
+    with interchanged(block, batch, basis, 0.0, torch.Generator()) as states:
+        mixed = block(hidden)[batch.rows, batch.columns]
+    own = states[0]
+    expected = torch.where(
+        batch.swapped[:, :, None].bool(),
+        torch.einsum("md,rsd->mrs", own[batch.donors], basis),
+        torch.einsum("md,rsd->mrs", own, basis),
+    )
+    assert torch.allclose(torch.einsum("md,rsd->mrs", mixed, basis), expected, atol=1e-4)
+    assert torch.equal(block(hidden), hidden)
+
+
+@pytest.mark.parametrize("name", ["lab-s", "lab-s-llama"])
+def test_training_writes_a_plain_directory_and_lowers_the_loss(name: str, tmp_path: Path) -> None:
+    spec = replace(LAB_MODELS[name], people=24, layers=2, width=32, heads=2, steps=100, rows=2, length=96, rate=3e-3)
+    seen: list[float] = []
+    train(spec, tmp_path, progress=lambda step, steps, figures: seen.append(figures["loss"]))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    ids = tokenizer("The boy found", return_tensors="pt")
+    assert model(**ids).logits.shape[-1] == len(tokenizer)
+    assert len(seen) == 2
+    assert seen[1] < seen[0]
+    assert (tmp_path / "world.json").exists()
