@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from errata.cli import catalogue, lab, phases, run, trace
+from errata.cli import catalogue, lab, phases, report, run, trace
 from errata.errors import ErrataError
 
 __all__ = ["app", "main"]
@@ -18,9 +18,13 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("resume")(run.resume)
+app.command("report")(report.report)
+app.command("compare")(report.compare)
+app.command("frames")(report.frames)
 app.command("methods")(catalogue.methods)
 app.command("models")(catalogue.models)
 app.command("datasets")(catalogue.datasets)
+app.command("tasks")(catalogue.tasks)
 app.command("trace")(trace.trace)
 app.command("phases")(phases.phases)
 app.add_typer(lab.app, name="lab")
