@@ -207,6 +207,26 @@ def test_the_verdict_is_honest_without_collapse(memit: Path) -> None:
     assert "No collapse was found." in str(verdict)
 
 
+def test_lost_neighbors_end_what_is_safe(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", n=150, collapse=None, decay=0.005)
+    for probe in ("unrelated", "forgetting", "downstream"):
+        for part in (path / "probes" / probe).glob("*.parquet"):
+            part.unlink()
+        (path / "probes" / probe).rmdir()
+    verdict = judge(load_run(path))
+    assert verdict.limit is not None
+    assert verdict.limit.key == "neighborhood.success@now"
+    assert verdict.safe is not None
+    assert 20 <= verdict.safe < 80
+    assert "neighbors of new edits fall from" in str(verdict)
+
+
+def test_an_unfinished_run_says_so(small: Path) -> None:
+    lines = (small / "journal.jsonl").read_text().splitlines(keepends=True)
+    (small / "journal.jsonl").write_text("".join(lines[:12]))
+    assert str(judge(load_run(small))).endswith("The run holds 12 of 20 edits.")
+
+
 def test_the_verdict_is_honest_on_little_data(tmp_path: Path) -> None:
     assert "Too few points" in str(judge(load_run(make_run(tmp_path / "run", n=5, collapse=None))))
 

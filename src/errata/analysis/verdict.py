@@ -2,20 +2,24 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from errata.analysis.collapse import Collapse, Evidence, Spike, evidence, find_collapse, spikes
-from errata.analysis.curves import Series
+from errata.analysis.curves import Series, curve
 from errata.analysis.frames import RunFrames
 from errata.analysis.survival import Survival, lifetimes, survival
+from errata.analysis.windows import bucket, moving_average
 
 __all__ = ["Verdict", "judge"]
 
 TOLERANCE = 0.1
 """How much of what the model could before may be lost before edits no longer count as safe."""
 _KEPT = ("forgetting", "knowledge", "downstream")
+_NEIGHBORS = "neighborhood.success@now"
+_SETTLED = 20
+"""Edits before a mean over new edits says anything about their neighbors."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Verdict:
 
     Args:
         edits: how many edits were made.
+        planned: how many the run was to make.
         safe: the last edit up to which everything followed stayed within the tolerance; None when nothing was followed.
         limit: the curve that ended it; None when nothing did.
         gradual_start: the first edit from which something already known declines, before any collapse; None if nothing.
@@ -35,6 +40,7 @@ class Verdict:
     """
 
     edits: int
+    planned: int
     safe: int | None
     limit: Evidence | None
     gradual_start: int | None
@@ -82,14 +88,17 @@ class Verdict:
             look = "looks" if len(self.disabling) == 1 else "look"
             yield f"{_count(len(self.disabling))} {look} disabling by size of update: {names}{more}."
         yield from _survival_words(self.survival)
+        if self.edits < self.planned:
+            yield f"The run holds {self.edits:,} of {_count(self.planned)}."
 
 
 def judge(run: RunFrames, seed: int = 0) -> Verdict:
     """Judge a run from its rows.
 
-    Safe is the last measured edit before which every followed ability (earlier edits recalled, unrelated facts, each
-    downstream task) kept at least 1 − `TOLERANCE` of its level on the unedited model (of earlier edits: of all), and
-    which lies before the collapse. A reading below counts when the next one is below too, or none follows.
+    Safe is the last measured edit before which every followed ability (earlier edits recalled, neighbors of the last 50
+    edits, unrelated facts, each downstream task) kept at least 1 − `TOLERANCE` of its level on the unedited model (of
+    earlier edits: of all), and which lies before the collapse. A reading below counts when the next one is below too,
+    or none follows.
 
     Args:
         run: the run.
@@ -99,6 +108,7 @@ def judge(run: RunFrames, seed: int = 0) -> Verdict:
     collapse = find_collapse(run, curves)
     edits = run.n_edits
     kept = [e for e in curves if e.group in _KEPT]
+    kept += [_smoothed(run, e) for e in curves if e.key == _NEIGHBORS and e.series.steps[-1] >= _SETTLED]
     bounds = [(_safe_until(e, edits), e) for e in kept]
     safe, limit = min(bounds, key=lambda b: b[0], default=(None, None))
     if safe == edits:
@@ -110,6 +120,7 @@ def judge(run: RunFrames, seed: int = 0) -> Verdict:
     start, gradual = min(before, key=lambda s: s[0], default=(None, None))
     return Verdict(
         edits=edits,
+        planned=int(run.info.get("stream", {}).get("n", edits)),
         safe=safe,
         limit=limit,
         gradual_start=None if start is None else max(1, round(start)),
@@ -119,6 +130,17 @@ def judge(run: RunFrames, seed: int = 0) -> Verdict:
         curves=curves,
         survival=survival(lifetimes(run)),
     )
+
+
+def _smoothed(run: RunFrames, e: Evidence) -> Evidence:
+    """Return a curve of one figure an edit as means over 50, after its level on the unedited model."""
+    steps, values = bucket(e.series.steps, e.series.values)
+    smooth = moving_average(values)
+    base = curve(run, e.key.replace("@now", "@base")).values
+    settled = steps >= _SETTLED
+    level = base if len(base) else smooth[settled][:1]
+    series = Series(np.append(0.0, steps[settled]), np.append(level[0], smooth[settled]))
+    return replace(e, series=series)
 
 
 def _good(e: Evidence) -> Series:

@@ -43,6 +43,27 @@ def marks_of(verdict: Verdict, color: str = "var(--red)", *, gradual: bool = Tru
     return Mark(color, c.step if c else None, c.interval if c else None, phase, disabling)
 
 
+class _Pen:
+    """Make layers whose data stand beside the specification: altair would check every number of it, slowly."""
+
+    def __init__(self) -> None:
+        self.alt = altair()
+        self.data: dict[str, list[dict[str, Any]]] = {}
+
+    def chart(self, records: list[dict[str, Any]]) -> Any:
+        """Return a layer over records."""
+        name = f"d{len(self.data)}"
+        self.data[name] = records
+        return self.alt.Chart(self.alt.NamedData(name=name))
+
+    def spec(self, layers: Sequence[Any], **properties: Any) -> dict[str, Any]:
+        """Return the layers as a specification in the house style, without the address of its schema."""
+        size = self.alt.AutoSizeParams(type="fit-x", contains="padding")
+        made: dict[str, Any] = self.alt.layer(*layers).properties(autosize=size, **properties).to_dict()
+        del made["$schema"]
+        return {**made, "config": config(), "datasets": self.data}
+
+
 def chart(figure: Figure, marks: Sequence[Mark], edits: int, *, alone: bool = False) -> dict[str, Any]:
     """Return a figure as a Vega-Lite specification.
 
@@ -55,33 +76,27 @@ def chart(figure: Figure, marks: Sequence[Mark], edits: int, *, alone: bool = Fa
         edits: how far that axis goes.
         alone: whether the chart stands alone, with a fixed width and its own legend, as an exported picture does.
     """
-    alt = altair()
+    pen = _Pen()
+    alt = pen.alt
     figure = _thinned(figure)
     shared = figure.x == "edits made"
-    scale = alt.Scale(domainMin=alt.ExprRef("first"), domainMax=alt.ExprRef("last"), nice=False, zero=False)
+    bound = alt.Scale(domainMin=alt.ExprRef("first"), domainMax=alt.ExprRef("last"), nice=False, zero=False)
     own = alt.Scale(nice=False, zero=True)
-    x = alt.X(
-        "step:Q", scale=scale if shared else own, title=figure.x, axis=alt.Axis(grid=False, tickCount=6, format="d")
-    )
-    layers = [*(_marks(alt, marks, x) if shared else ()), *_lines(alt, figure, x, alone), *_hover(alt, figure, x)]
-    width = 760 if alone else "container"
-    made = alt.layer(*layers).properties(
-        width=width, height=HEIGHT, autosize=alt.AutoSizeParams(type="fit-x", contains="padding")
-    )
+    x = alt.X("step:Q", scale=bound if shared else own, title=figure.x, axis=_steps(alt))
+    layers = [*(_marks(pen, marks, x) if shared else ()), *_lines(pen, figure, x, alone), *_hover(pen, figure, x)]
+    spec = pen.spec(layers, width=760 if alone else "container", height=HEIGHT)
     if shared:
-        made = made.add_params(alt.param(name="first", value=0), alt.param(name="last", value=edits))
-    return _spec(made.to_dict(), figure.title if alone else None)
+        spec["params"] = [{"name": "first", "value": 0}, {"name": "last", "value": edits}, *spec["params"]]
+    if alone:
+        spec["title"] = {"text": figure.title, "anchor": "start", "color": "var(--ink)", "fontSize": 14, "offset": 8}
+    return spec
 
 
 def strip(figure: Figure, marks: Sequence[Mark], edits: int) -> dict[str, Any]:
     """Return the overview strip, with the brush."""
-    alt = altair()
-    x = alt.X(
-        "step:Q",
-        scale=alt.Scale(domain=[0, edits], nice=False),
-        title=None,
-        axis=alt.Axis(grid=False, tickCount=6, format="d"),
-    )
+    pen = _Pen()
+    alt = pen.alt
+    x = alt.X("step:Q", scale=alt.Scale(domain=[0, edits], nice=False), title=None, axis=_steps(alt))
     # The axis is there, unseen, to keep the strip in line with the charts below.
     axis = alt.Axis(labels=False, grid=False, minExtent=AXIS, maxExtent=AXIS, title=None)
     y = alt.Y("value:Q", scale=alt.Scale(domain=[0, 1]), axis=axis)
@@ -90,16 +105,17 @@ def strip(figure: Figure, marks: Sequence[Mark], edits: int) -> dict[str, Any]:
     )
     colors = alt.Color("series:N", scale=_palette(alt, figure), legend=None)
     lines = (
-        alt.Chart(_data(alt, _records(figure.frame)))
+        pen.chart(_records(figure.frame))
         .mark_line(strokeWidth=1.5, clip=True)
         .encode(x=x, y=y, color=colors)
         .add_params(brush)
     )
-    layers = [*_marks(alt, marks, x), lines, *_disabling(alt, marks, x)]
-    made = alt.layer(*layers).properties(
-        width="container", height=STRIP, autosize=alt.AutoSizeParams(type="fit-x", contains="padding")
-    )
-    return _spec(made.to_dict(), None)
+    layers = [*_marks(pen, marks, x), lines, *_disabling(pen, marks, x)]
+    return pen.spec(layers, width="container", height=STRIP)
+
+
+def _steps(alt: Any) -> Any:
+    return alt.Axis(grid=False, tickCount=6, format="d")
 
 
 def _thinned(figure: Figure) -> Figure:
@@ -111,15 +127,9 @@ def _thinned(figure: Figure) -> Figure:
     return replace(figure, frame=figure.frame.filter(pl.col("step").is_in(kept.implode())))
 
 
-def _spec(spec: dict[str, Any], title: str | None) -> dict[str, Any]:
-    """Set the house style, and take out the address of the schema."""
-    del spec["$schema"]
-    style = {"text": title, "anchor": "start", "color": "var(--ink)", "fontSize": 14, "offset": 8}
-    return {**spec, "config": config(), **({"title": style} if title else {})}
-
-
-def _lines(alt: Any, figure: Figure, x: Any, alone: bool) -> list[Any]:
+def _lines(pen: _Pen, figure: Figure, x: Any, alone: bool) -> list[Any]:
     """Return the chance line, the intervals and the lines; null values leave gaps."""
+    alt = pen.alt
     scales: Mapping[str, Any] = {
         "share": alt.Scale(domain=[0, 1]),
         "log": alt.Scale(type="log", nice=False),
@@ -138,23 +148,23 @@ def _lines(alt: Any, figure: Figure, x: Any, alone: bool) -> list[Any]:
     solid = figure.frame.filter(pl.col("window") != 5) if fine else figure.frame
     layers = []
     if figure.chance is not None:
-        rule = alt.Chart(_data(alt, [{"y": figure.chance}])).mark_rule(strokeDash=[2, 3], color="var(--quiet)")
+        rule = pen.chart([{"y": figure.chance}]).mark_rule(strokeDash=[2, 3], color="var(--quiet)")
         layers.append(rule.encode(y="y:Q"))
         word = rule.mark_text(text="chance", align="right", dx=-2, dy=-6, fontSize=10.5, color="var(--quiet)")
         layers.append(word.encode(y="y:Q", x=alt.value("width")))
     bounded = solid.filter(pl.col("low").is_finite() & pl.col("high").is_finite())
     if len(bounded):
         shape = "step-after" if figure.stepped else "linear"
-        area = alt.Chart(_data(alt, _records(bounded))).mark_area(opacity=0.13, clip=True, interpolate=shape)
+        area = pen.chart(_records(bounded)).mark_area(opacity=0.13, clip=True, interpolate=shape)
         layers.append(area.encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q", color=color))
     if fine:
-        points = _data(alt, _records(figure.frame.filter(pl.col("window") == 5)))
-        dotted = alt.Chart(points).mark_line(strokeWidth=1.2, strokeDash=[1, 3], opacity=0.75, clip=True)
+        points = _records(figure.frame.filter(pl.col("window") == 5))
+        dotted = pen.chart(points).mark_line(strokeWidth=1.2, strokeDash=[1, 3], opacity=0.75, clip=True)
         layers.append(dotted.encode(x=x, y=y, color=color))
     shape = "step-after" if figure.stepped else "linear"
     few = solid["step"].n_unique() <= 60 and figure.name not in ("proficiency", "survival")
     point = {"size": 18, "filled": True} if few else False
-    line = alt.Chart(_data(alt, _records(solid))).mark_line(clip=True, interpolate=shape, point=point)
+    line = pen.chart(_records(solid)).mark_line(clip=True, interpolate=shape, point=point)
     layers.append(line.encode(x=x, y=y, color=color, strokeDash=dash))
     return layers
 
@@ -170,8 +180,9 @@ def _decades(frame: pl.DataFrame) -> list[float]:
     return [t for t in ticks if known.min() / 1.01 <= t <= known.max() * 1.01]
 
 
-def _hover(alt: Any, figure: Figure, x: Any) -> list[Any]:
+def _hover(pen: _Pen, figure: Figure, x: Any) -> list[Any]:
     """Return a rule that follows the pointer and says every line's figure there."""
+    alt = pen.alt
     say = share if figure.scale == "share" else number
     frame = figure.frame.filter(pl.col("window") != 5) if figure.frame["window"].n_unique() > 1 else figure.frame
     rows: dict[int, dict[str, Any]] = {}
@@ -185,37 +196,35 @@ def _hover(alt: Any, figure: Figure, x: Any) -> list[Any]:
     tips = [alt.Tooltip("step:Q", title=figure.x, format="d")]
     tips += [alt.Tooltip(f"{name}:N", title=label) for label, name in names.items()]
     return [
-        alt.Chart(_data(alt, list(rows.values())))
+        pen.chart(list(rows.values()))
         .mark_rule(color="var(--quiet)", clip=True)
         .encode(x=x, opacity=alt.condition(near, alt.value(0.6), alt.value(0)), tooltip=tips)
         .add_params(near)
     ]
 
 
-def _marks(alt: Any, marks: Sequence[Mark], x: Any) -> list[Any]:
+def _marks(pen: _Pen, marks: Sequence[Mark], x: Any) -> list[Any]:
     layers = []
     for mark in marks:
         if mark.gradual is not None:
-            band = alt.Chart(_data(alt, [{"step": mark.gradual[0], "end": mark.gradual[1]}]))
+            band = pen.chart([{"step": mark.gradual[0], "end": mark.gradual[1]}])
             layers.append(band.mark_rect(color="var(--gold)", opacity=0.12, clip=True).encode(x=x, x2="end:Q"))
         if mark.collapse is not None and mark.interval is not None:
             low, high = mark.interval
             if high > low:
-                band = alt.Chart(_data(alt, [{"step": low, "end": high}]))
+                band = pen.chart([{"step": low, "end": high}])
                 layers.append(band.mark_rect(color=mark.color, opacity=0.16, clip=True).encode(x=x, x2="end:Q"))
-            rule = alt.Chart(_data(alt, [{"step": mark.collapse}]))
+            rule = pen.chart([{"step": mark.collapse}])
             layers.append(rule.mark_rule(color=mark.color, strokeWidth=1.5, strokeDash=[5, 3], clip=True).encode(x=x))
     return layers
 
 
-def _disabling(alt: Any, marks: Sequence[Mark], x: Any) -> list[Any]:
+def _disabling(pen: _Pen, marks: Sequence[Mark], x: Any) -> list[Any]:
     edits = [{"step": e} for mark in marks for e in mark.disabling]
     if not edits:
         return []
-    point = alt.Chart(_data(alt, edits)).mark_point(
-        shape="triangle-down", size=42, filled=True, color="var(--red)", opacity=1
-    )
-    return [point.encode(x=x, y=alt.value(5))]
+    point = pen.chart(edits).mark_point(shape="triangle-down", size=42, filled=True, color="var(--red)", opacity=1)
+    return [point.encode(x=x, y=pen.alt.value(5))]
 
 
 def _palette(alt: Any, figure: Figure) -> Any:
@@ -226,10 +235,6 @@ def _dashes(alt: Any, figure: Figure) -> Any:
     return alt.Scale(
         domain=[x.label for x in figure.lines], range=[[4, 3] if x.dotted else [1, 0] for x in figure.lines]
     )
-
-
-def _data(alt: Any, records: Sequence[Mapping[str, Any]]) -> Any:
-    return alt.Data(values=list(records))
 
 
 def _records(frame: pl.DataFrame) -> list[dict[str, Any]]:
