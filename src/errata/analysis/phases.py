@@ -99,7 +99,7 @@ def find_phases(
     gradual = _gradual_start(x[:kept], sign * y[:kept], size)
     way = "falling" if sign > 0 else "rising"
     if found:
-        low, high = _interval(x, y, kept, sign, floor * size, near, rng, samples, level)
+        low, high = _interval(x, y, kept, near, rng, samples, level)
         before, after = float(y[max(0, kept - near) : kept].mean()), float(y[kept : kept + near].mean())
         return Phases(float(x[kept]), (low, high), gradual, before, after, way, "break")
     before = float(y[-min(len(y), near) :].mean())
@@ -138,33 +138,32 @@ def _after(steps: Array, index: int) -> float:
 
 
 def _interval(
-    x: Array,
-    y: Array,
-    index: int,
-    sign: int,
-    floor: float,
-    near: int,
-    rng: np.random.Generator,
-    samples: int,
-    level: float,
+    x: Array, y: Array, index: int, near: int, rng: np.random.Generator, samples: int, level: float
 ) -> tuple[float, float]:
-    """Bound the break by refitting curves made of the fit and resampled blocks of its residuals, each line's own."""
-    fit = np.concatenate([np.polyval(line(x[s], y[s]), x[s]) for s in (slice(None, index), slice(index, None))])
-    rest = y - fit
-    curves = np.tile(fit, (samples, 1))
-    for start, stop in ((0, index), (index, len(x))):
-        n = stop - start
+    """Bound the break by refitting curves made of the fit and resampled blocks of its residuals, each line's own.
+
+    Only the surroundings are fitted, an eighth of the curve on either side: further away there may be another break,
+    which is not what the interval is about.
+    """
+    reach = max(3 * near, len(x) // 8)
+    first, last = max(0, index - reach), min(len(x), index + reach)
+    here, place = x[first:last], index - first
+    fit, rest = np.empty(len(here)), np.empty(len(here))
+    curves = np.empty((samples, len(here)))
+    for part in (slice(0, place), slice(place, len(here))):
+        fit[part] = np.polyval(line(here[part], y[first:last][part]), here[part])
+        rest[part] = y[first:last][part] - fit[part]
+        n = len(fit[part])
         # Residuals of neighbouring steps resemble one another; blocks of n^(1/3) keep that.
         block = max(1, round(n ** (1 / 3)))
         starts = rng.integers(0, n - block + 1, (samples, -(-n // block)))
         picks = (starts[:, :, None] + np.arange(block)).reshape(samples, -1)[:, :n]
-        curves[:, start:stop] += rest[start:stop][picks]
-    errors = line_errors(x, curves)
-    errors[:, :2] = errors[:, len(x) - 1 :] = np.inf
-    breaks = np.append(errors.argmin(axis=1), index)
+        curves[:, part] = fit[part] + rest[part][picks]
+    errors = line_errors(here, curves)
+    errors[:, :2] = errors[:, len(here) - 1 :] = np.inf
+    breaks = np.append(errors.argmin(axis=1), place)
     low, high = np.quantile(breaks, [(1 - level) / 2, (1 + level) / 2], method="nearest").astype(int)
-    low, high = min(low, index), max(high, index)
-    return _after(x, low), float(x[high])
+    return _after(x, first + min(low, place)), float(x[first + max(high, place)])
 
 
 def _gradual_start(x: Array, y: Array, scale: float) -> float | None:
