@@ -18,6 +18,7 @@ __all__ = ["Mark", "chart", "marks_of", "strip"]
 HEIGHT = 230
 STRIP = 58
 AXIS = 40
+CROSS = "M-.5,-.5L.5,.5M.5,-.5L-.5,.5"
 POINTS = 1000
 """Steps drawn at most: more than a screen has pixels for would only make the page heavy."""
 
@@ -132,8 +133,8 @@ def _lines(pen: _Pen, figure: Figure, x: Any, alone: bool) -> list[Any]:
     alt = pen.alt
     scales: Mapping[str, Any] = {
         "share": alt.Scale(domain=[0, 1]),
-        "log": alt.Scale(type="log", nice=False),
-        "plain": alt.Scale(zero=False),
+        "log": alt.Scale(type="log", nice=False, padding=8),
+        "plain": alt.Scale(zero=False, padding=8),
     }
     ticks = _decades(figure.frame) if figure.scale == "log" else None
     form = ".0%" if figure.scale == "share" else ".0e" if ticks and max(ticks) < 1e-3 else "~g"
@@ -166,7 +167,24 @@ def _lines(pen: _Pen, figure: Figure, x: Any, alone: bool) -> list[Any]:
     point = {"size": 18, "filled": True} if few else False
     line = pen.chart(_records(solid)).mark_line(clip=True, interpolate=shape, point=point)
     layers.append(line.encode(x=x, y=y, color=color, strokeDash=dash))
+    ends = _deaths(solid)
+    if ends:
+        cross = {"shape": CROSS, "size": 45, "strokeWidth": 2, "filled": False, "opacity": 1, "clip": True}
+        layers.append(pen.chart(ends).mark_point(**cross).encode(x=x, y=y, color=color))
+        highest = {end["step"]: end for end in sorted(ends, key=lambda end: end["value"])}
+        word = {"text": "dead", "dx": 8, "align": "left", "fontSize": 10.5, "color": "var(--quiet)", "clip": True}
+        layers.append(pen.chart(list(highest.values())).mark_text(**word).encode(x=x, y=y))
     return layers
+
+
+def _deaths(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return each line's last figure where none follows although it was measured: the model was dead."""
+    ends = []
+    for (series,), line in frame.group_by("series", maintain_order=True):
+        alive = line.sort("step").with_row_index().filter(pl.col("value").is_finite())
+        if len(alive) and alive["index"][-1] + 1 < len(line):
+            ends.append({"series": series, "step": alive["step"][-1], "value": alive["value"][-1]})
+    return ends
 
 
 def _decades(frame: pl.DataFrame) -> list[float]:
@@ -177,7 +195,8 @@ def _decades(frame: pl.DataFrame) -> list[float]:
     low, high = math.floor(math.log10(known.min())), math.ceil(math.log10(known.max()))
     between = (1, 2, 5) if high - low <= 2 else (1,)
     ticks = [float(f"{m}e{k}") for k in range(low, high + 1) for m in between]
-    return [t for t in ticks if known.min() / 1.01 <= t <= known.max() * 1.01]
+    within = [t for t in ticks if known.min() / 1.01 <= t <= known.max() * 1.01]
+    return within if len(within) > 1 else []
 
 
 def _hover(pen: _Pen, figure: Figure, x: Any) -> list[Any]:
