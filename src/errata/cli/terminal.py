@@ -35,7 +35,7 @@ class TerminalProgress(Progress):
 
     def tell(self, message: str) -> None:
         """Print a remark."""
-        self._console.print(message, highlight=False, markup=False)
+        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def statistics(self, done: int, total: int) -> None:
         """Say every few seconds how far the covariance is."""

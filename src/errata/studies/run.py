@@ -99,9 +99,9 @@ class _Loop:
             stop = entries[0].status in ("disabling", "nonfinite") and guard.policy == "stop"
             final = stop or step == len(session.stream)
             self._probe(step, batch, final=final, before=before)
+            self.progress.edited(entries, self.rows, time.perf_counter() - began)
             if final or step // self._every > before // self._every:
                 self._checkpoint(step, finished=final)
-            self.progress.edited(entries, self.rows, time.perf_counter() - began)
             before = step
             if stop:
                 self.progress.tell(f"stopped: edit {entries[0].edit} ({entries[0].subject}) — {entries[0].verdict}")
