@@ -18,6 +18,9 @@ TOLERANCE = 0.1
 """How much of what the model could before may be lost before edits no longer count as safe."""
 _KEPT = ("forgetting", "knowledge", "downstream")
 _NEIGHBORS = "neighborhood.success@now"
+_TAKEN = "efficacy.success@now"
+_MOST = 0.9
+"""With fewer new edits taken than this, safety says little, and the verdict says so."""
 _SETTLED = 20
 """Edits before a mean over new edits says anything about their neighbors."""
 
@@ -68,6 +71,9 @@ class Verdict:
         return " ".join(self.sentences)
 
     def _details(self) -> Iterator[str]:
+        taken = next((float(np.nanmean(e.series.values)) for e in self.curves if e.key == _TAKEN), 1.0)
+        if not taken >= _MOST:
+            yield f"Only {taken:.0%} of the new edits took: what was not learnt costs little."
         if self.limit is not None and self.safe is not None:
             yield f"After that {_loss(self.limit, self.safe)}."
         if self.gradual_start is not None and self.gradual is not None:
