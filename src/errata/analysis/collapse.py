@@ -18,6 +18,8 @@ PER_EDIT_NEAR = 20
 SPIKE = 5.0
 """An update this many times the median of the run stands out as the cause of a collapse."""
 
+ABRUPT = 1 / 3
+"""A break whose interval covers more of the run than this is not called abrupt."""
 JUDGED = ("disabling", "nonfinite")
 """Statuses of edits that are in the weights although the guard judged that they disable the model."""
 
@@ -129,13 +131,15 @@ def find_collapse(run: RunFrames, found: tuple[Evidence, ...]) -> Collapse | Non
     """Return the collapse on which most groups of curves agree, the earliest of equals; None when no curve breaks.
 
     Two breaks agree when their intervals overlap, widened by one stride of either curve: a coarse curve sees late what
-    a fine one sees at once. The collapse lies where the agreeing interval is narrowest.
+    a fine one sees at once. The collapse lies where the agreeing interval is narrowest. A break that could lie anywhere
+    in more than `ABRUPT` of the run is a steep decline and no collapse.
 
     Args:
         run: the run.
         found: its curves, from `evidence`.
     """
-    broken = [e for e in found if e.phases.collapse_step is not None]
+    breaks = [e for e in found if e.phases.collapse_step is not None]
+    broken = [e for e in breaks if _span(e)[1] - _span(e)[0] <= ABRUPT * max(run.n_edits, 1)]
     if not broken:
         return None
     clusters = [tuple(other for other in broken if _agree(one, other)) for one in broken]
