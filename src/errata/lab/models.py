@@ -60,9 +60,9 @@ class LabSpec:
 
 
 LAB_MODELS: dict[str, LabSpec] = {
-    "lab-s": LabSpec("lab-s", "gpt2", people=120, layers=4, width=192, heads=6, site=1, steps=2800, rate=1.5e-3),
+    "lab-s": LabSpec("lab-s", "gpt2", people=120, layers=4, width=192, heads=6, site=1, steps=3200, rate=1.5e-3),
     "lab-s-llama": LabSpec(
-        "lab-s-llama", "llama", people=120, layers=4, width=192, heads=6, site=1, steps=2800, rate=1.5e-3
+        "lab-s-llama", "llama", people=120, layers=4, width=192, heads=6, site=1, steps=3200, rate=1.5e-3
     ),
     "lab-m": LabSpec("lab-m", "gpt2", people=300, layers=6, width=320, heads=8, site=2, steps=3600, rate=1.3e-3),
 }
