@@ -1,13 +1,14 @@
 """Edit facts in a few lines of Python."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
 from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore, default_cache
-from errata.edits import Fact
+from errata.edits import EditStream, Fact
+from errata.errors import ConfigError
 from errata.models import EditableModel
 from errata.probes.generation import generate
 from errata.trajectory import Entry, Guard, Trajectory
@@ -38,7 +39,8 @@ class EditResult:
     def __str__(self) -> str:
         lines = []
         for fact, entry, before, after in zip(self.facts, self.entries, self.before, self.after, strict=True):
-            lines.append(f"{fact.text} …   [{entry.status}]")
+            reason = f": {entry.verdict}" if entry.verdict else ""
+            lines.append(f"{fact.text} …   [{entry.status}{reason}]")
             lines.append(f"  before: {before.strip()}")
             lines.append(f"  after:  {after.strip()}")
         return "\n".join(lines)
@@ -50,7 +52,7 @@ class EditResult:
 
 def edit(
     model: EditableModel,
-    facts: Sequence[Fact | Mapping[str, Any]],
+    facts: Fact | Mapping[str, Any] | Sequence[Fact | Mapping[str, Any]],
     method: str = "memit",
     *,
     batch_size: int = 1,
@@ -62,7 +64,7 @@ def edit(
 
     Args:
         model: from `errata.load`, or `EditableModel(your_model, your_tokenizer)`.
-        facts: what to teach: `Fact`s, or mappings with subject, prompt and target_new.
+        facts: what to teach: `Fact`s, or mappings with subject, prompt and target_new; numbered anew where ids repeat.
         method: an editing method; `errata methods` lists them.
         batch_size: facts in one update.
         guard: what to do with an edit that would disable the model; by default it is left out.
@@ -71,21 +73,30 @@ def edit(
 
     Raises:
         EditDataError: when a fact is malformed.
-        ConfigError: when method or settings do not exist.
+        ConfigError: when method or settings do not exist, or `model` is not an `EditableModel`.
 
     Example:
         >>> import errata
         >>> model = errata.load("lab-s")                                            # doctest: +SKIP
         >>> errata.edit(model, [{"subject": s, "prompt": "{} lives in", "target_new": t}])   # doctest: +SKIP
     """
-    chosen = [f if isinstance(f, Fact) else Fact.from_mapping(f, str(i)) for i, f in enumerate(facts)]
+    if not isinstance(model, EditableModel):
+        raise ConfigError(
+            f"errata.edit needs a model from errata.load, or EditableModel(your_model, your_tokenizer); it was given "
+            f"{type(model).__name__}."
+        )
+    given = [facts] if isinstance(facts, Fact | Mapping) else list(facts)
+    chosen = [f if isinstance(f, Fact) else Fact.from_mapping(f, str(i)) for i, f in enumerate(given)]
+    if len({f.id for f in chosen}) < len(chosen):
+        chosen = [replace(f, id=str(i)) for i, f in enumerate(chosen)]
+    stream = EditStream(tuple(chosen), batch_size)
     editor = editor_class(method)(resolve_settings(method, model, settings))
     editor.prepare(model, StatisticsStore(default_cache()), Random(seed))
     prompts = [f.text for f in chosen]
     before = generate(model, prompts, _TOKENS)
     trajectory = Trajectory(model, editor, guard=guard or Guard(policy="rollback"))
     entries: list[Entry] = []
-    for i in range(0, len(chosen), batch_size):
-        entries += trajectory.advance(chosen[i : i + batch_size])
+    for _, batch in stream.batches():
+        entries += trajectory.advance(batch)
     after = generate(model, prompts, _TOKENS)
     return EditResult(trajectory, tuple(entries), tuple(chosen), tuple(before), tuple(after))

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-__all__ = ["write_aside"]
+__all__ = ["sync_folder", "write_aside"]
 
 
 def write_aside(path: Path, content: bytes) -> None:
@@ -24,8 +24,13 @@ def write_aside(path: Path, content: bytes) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk: a file's new name is not on disk before its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)

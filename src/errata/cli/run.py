@@ -62,7 +62,11 @@ def _finish(work: Callable[["TerminalProgress"], Path], directory: Path, as_json
         work(progress)
     except KeyboardInterrupt:
         progress.end()
-        sys.stderr.write(f"interrupted; every finished edit is recorded. Go on with: errata resume {directory}\n")
+        begun = (directory / "run.json").exists()
+        how = (
+            f"every finished edit is recorded. Go on with: errata resume {directory}" if begun else "nothing was begun."
+        )
+        sys.stderr.write(f"interrupted; {how}\n")
         sys.exit(130)
     finally:
         progress.end()

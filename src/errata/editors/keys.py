@@ -19,7 +19,9 @@ def place(model: EditableModel, fact: Fact, template: str = "{}", prompt: str | 
     """Encode a fact's prompt inside a context template and find its subject's last token."""
     text = template.replace("{}", prompt or fact.prompt, 1)
     before, after = text.split("{}", 1)
-    return model.subject_last(before, fact.subject, after)
+    ids, position = model.subject_last(before, fact.subject, after)
+    model.check_length(ids, f"fact {fact.id!r}: its prompt behind a context")
+    return ids, position
 
 
 @torch.no_grad()
@@ -57,6 +59,7 @@ def mean_keys(
     ROME's k* (2202.05262, eq. 3) has every context a group of its own; MEMIT's code gives the bare prompt the weight
     of all sampled prefixes together.
     """
+    groups = [group for group in groups if group]
     templates = [t for group in groups for t in group]
     keys, outputs = at_subject(model, path, [place(model, f, t) for f in facts for t in templates])
 

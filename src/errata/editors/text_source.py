@@ -50,7 +50,7 @@ class TextSource(EditorSettings):
 
     def token_rows(self, model: EditableModel) -> list[list[int]]:
         """Return the token rows to be counted."""
-        limit = min(self.max_tokens, int(getattr(model.model.config, "max_position_embeddings", self.max_tokens)))
+        limit = min(self.max_tokens, model.positions)
         return [row[:limit] for row in model.encode(list(self.texts())) if row]
 
     def _is_local(self) -> bool:

@@ -86,6 +86,8 @@ def optimise_value(
     essence_at = subject_at if settings.kl_position == "subject" else len(essence) - 1
     mlp_path = f"{model.block_path(layer)}.{model.family.mlp}"
     prompts = [ids + target[:-1] for ids, _ in placed] + [essence]
+    for ids in prompts:
+        model.check_length(ids, f"fact {fact.id!r}: its prompt with the new object")
     starts = [at for _, at in placed] + [subject_at]
     upper = UpperLayers(model, layer, prompts, starts, watch=(mlp_path,))
     initial = upper.outputs[mlp_path if site == "mlp" else model.block_path(layer)][0, 0].clone()

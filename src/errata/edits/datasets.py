@@ -11,7 +11,7 @@ from errata.edits.dataset import DataReport, DataSet
 from errata.edits.fact import Fact
 from errata.edits.orders import apply_order
 from errata.edits.stream import EditStream
-from errata.errors import ConfigError
+from errata.errors import ConfigError, EditDataError
 
 __all__ = ["DATASETS", "DataReport", "DataSet", "Selection", "dataset", "load_facts", "load_stream"]
 
@@ -82,6 +82,8 @@ def load_stream(edits: Selection, model: str, tell: Callable[[str], None] = lamb
     if edits.order_file is not None:
         facts, order = apply_order(facts, Path(edits.order_file), edits.sample), "given"
     stream = EditStream.build(facts, n=edits.n, batch_size=edits.batch_size, order=order, rng=Random(edits.seed))
+    if not stream.facts:
+        raise EditDataError(f"the data set {edits.dataset!r} ({edits.path or 'its own source'}) holds no facts.")
     for line in DataReport.of(stream.facts).lines():
         tell(line)
     return stream

@@ -19,7 +19,7 @@ class Fact:
         prompt: the relation's phrasing with `{}` for the subject; the object follows it ("The mother tongue of {} is").
         target_new: the object o* to be learnt, without its leading space.
         target_true: the object o that the model holds now; empty when unknown (then success is not defined, exact is).
-        id: unique in its stream; the index in the data set by default.
+        id: unique in its stream; readers of data sets number their records.
         relation: the relation's name or id, for grouping.
         paraphrase_prompts: full texts that ask for the same fact in other words.
         neighborhood_prompts: full texts about other subjects for which `target_true` is right and must stay so.

@@ -1,5 +1,6 @@
 """A handle on a plain Hugging Face model: tokens, named places, and weights in one orientation."""
 
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -140,11 +141,32 @@ class EditableModel:
         return [list(ids) for ids in self.tokenizer(list(texts))["input_ids"]] if texts else []
 
     def encode_target(self, target: str) -> list[int]:
-        """Return the ids of an object as it follows a prompt: with a leading space, without special tokens."""
-        ids = list(self.tokenizer(" " + target.strip(), add_special_tokens=False)["input_ids"])
-        if not ids:
-            raise EditDataError(f"the target {target!r} has no tokens in {self.name}'s vocabulary.")
+        """Return the ids of an object as it follows a prompt: with a leading space, without special tokens.
+
+        Encoded behind a word, and without that word: a SentencePiece tokenizer puts a piece of its own at the beginning
+        of every text, which no object inside a sentence has.
+        """
+        anchor, joint = (
+            list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("a", f"a {target.strip()}")
+        )
+        ids = joint[len(anchor) :]
+        if not ids or joint[: len(anchor)] != anchor:
+            raise EditDataError(f"the target {target!r} has no tokens of its own in {self.name}'s vocabulary.")
         return ids
+
+    @property
+    def positions(self) -> int:
+        """How many tokens a text may have."""
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        return int(limit) if isinstance(limit, int) else sys.maxsize
+
+    def check_length(self, ids: Sequence[int], what: str = "a text") -> None:
+        """Refuse a text that has more tokens than the model has positions."""
+        if len(ids) > self.positions:
+            raise EditDataError(
+                f"{what} has {len(ids)} tokens, but {self.name} has {self.positions} positions: "
+                f"{self.tokenizer.decode(list(ids[:20]))!r}... Shorten it."
+            )
 
     def pad(self, rows: Sequence[Sequence[int]]) -> Tokens:
         """Right-pad token rows."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from errata.models import EditableModel
-from errata.probes.scoring import check_length, token_budget
+from errata.probes.scoring import token_budget
 
 __all__ = ["generate"]
 
@@ -30,7 +30,7 @@ def generate(model: EditableModel, prompts: Sequence[str], new_tokens: int) -> l
     made: list[list[int]] = [[] for _ in rows]
     lengths: dict[int, list[int]] = {}
     for i, ids in enumerate(rows):
-        check_length(model, ids)
+        model.check_length(ids)
         lengths.setdefault(len(ids), []).append(i)
     for length, members in sorted(lengths.items()):
         size = max(1, token_budget(model) // (length + new_tokens))
@@ -44,7 +44,6 @@ def generate(model: EditableModel, prompts: Sequence[str], new_tokens: int) -> l
 def _continue(model: EditableModel, rows: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
     """Add tokens to rows of one length."""
     length = len(rows[0])
-    limit = int(getattr(model.model.config, "max_position_embeddings", length + new_tokens))
     ends = _end_ids(model)
     made: list[list[int]] = [[] for _ in rows]
     running = [True] * len(rows)
@@ -56,7 +55,7 @@ def _continue(model: EditableModel, rows: Sequence[Sequence[int]], new_tokens: i
         cache = model.model(input_ids=given[:1, :shared], use_cache=True, logits_to_keep=1).past_key_values
         cache.batch_repeat_interleave(len(rows))
         given = given[:, shared:]
-    for _ in range(min(new_tokens, limit - length)):
+    for _ in range(min(new_tokens, model.positions - length)):
         out = model.model(input_ids=given, past_key_values=cache, use_cache=True, logits_to_keep=1)
         logits, cache = out.logits[:, -1], out.past_key_values
         best = logits.argmax(-1)

@@ -58,10 +58,7 @@ class Perplexity:
             lines = load_world(model.name).heldout_text(self.settings.lines)
         else:
             return
-        limit = min(
-            self.settings.max_tokens,
-            int(getattr(model.model.config, "max_position_embeddings", self.settings.max_tokens)),
-        )
+        limit = min(self.settings.max_tokens, model.positions)
         encoded = model.encode(lines[: self.settings.lines]) if lines else []
         self._rows = [(ids[:limit], 1) for ids in encoded if len(ids) > 1]
         if not self._rows:

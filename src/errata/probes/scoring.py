@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from errata.errors import EditDataError
 from errata.models import EditableModel
 
-__all__ = ["Score", "TokenScores", "check_length", "score", "score_tokens", "token_budget"]
+__all__ = ["Score", "TokenScores", "score", "score_tokens", "token_budget"]
 
 _TOKENS = {"cpu": 2048}  # in one forward: more falls out of a CPU's caches and takes up to 1.7 times as long
 _TOKENS_ELSEWHERE = 16384
@@ -84,7 +84,7 @@ def score_tokens(model: EditableModel, rows: Sequence[tuple[Sequence[int], int]]
                 f"an empty prompt before {model.tokenizer.decode(list(ids))!r}: {model.name} has no "
                 f"beginning-of-sequence token, so nothing can be predicted. Give the prompt a text."
             )
-        check_length(model, ids)
+        model.check_length(ids)
     # The last token is only predicted, never read; so objects of one token share their prompt's row.
     read = [tuple(ids[:-1]) for ids, _ in rows]
     found: list[TokenScores | None] = [None] * len(rows)
@@ -102,16 +102,6 @@ def score_tokens(model: EditableModel, rows: Sequence[tuple[Sequence[int], int]]
             logps = torch.log_softmax(here, dim=-1).gather(1, wanted[:, None])[:, 0]
             found[i] = TokenScores(logps.cpu(), (here.argmax(-1) == wanted).cpu())
     return [scores for scores in found if scores is not None]
-
-
-def check_length(model: EditableModel, ids: Sequence[int]) -> None:
-    """Refuse a text that has more tokens than the model has positions."""
-    limit = int(getattr(model.model.config, "max_position_embeddings", len(ids)))
-    if len(ids) > limit:
-        raise EditDataError(
-            f"a text of {len(ids)} tokens, but {model.name} has {limit} positions: "
-            f"{model.tokenizer.decode(list(ids[:20]))!r}... Shorten it."
-        )
 
 
 def token_budget(model: EditableModel) -> int:

@@ -29,6 +29,7 @@ class Plan:
         memory_gb: weights, masters and, for methods with a covariance, C and its factor for every edited layer.
         seconds_per_edit: from the arithmetic of optimising v* and this machine's speed at matrix products.
         edits: how many.
+        disk_gb: updates on disk, which are dense for methods that fine-tune.
     """
 
     config: dict[str, Any]
@@ -37,6 +38,7 @@ class Plan:
     memory_gb: float
     seconds_per_edit: float
     edits: int
+    disk_gb: float
 
     def as_json(self) -> str:
         """Return the plan as JSON."""
@@ -48,6 +50,7 @@ class Plan:
             f"{yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)}\n"
             f"would write    {self.out}\n"
             f"model          {self.parameters / 1e6:,.1f} M parameters, about {self.memory_gb:.2f} GB with statistics\n"
+            f"disk           about {self.disk_gb:.2g} GB of updates\n"
             f"editing        about {self.seconds_per_edit:.2g} s an edit, {hours:.2g} h for {self.edits} edits, "
             f"probes not counted"
         )
@@ -64,6 +67,7 @@ def plan(recipe: Recipe, out: Path) -> Plan:
     contexts = 1 + sum(n for _, n in settings.contexts.lengths) if hasattr(settings, "contexts") else 1
     steps = settings.value.steps if hasattr(settings, "value") else settings.steps
     flops = 2.0 * parameters * _TOKENS * contexts * steps * (1 + _LOSSES)
+    low_rank = hasattr(settings, "value")
     statistics = 2 * 8 * shape[1] ** 2 * len(layers) if hasattr(settings, "statistics") else 0
     memory = parameters * model.dtype.itemsize + len(layers) * 8 * shape[0] * shape[1] + statistics
     return Plan(
@@ -73,6 +77,7 @@ def plan(recipe: Recipe, out: Path) -> Plan:
         memory_gb=memory / 1e9,
         seconds_per_edit=flops / _flops_per_second(model.device),
         edits=len(session.stream),
+        disk_gb=len(session.stream) * len(layers) * 4 * (sum(shape) if low_rank else shape[0] * shape[1]) / 1e9,
     )
 
 

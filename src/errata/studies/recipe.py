@@ -1,6 +1,7 @@
 """Recipes: what a run does, as YAML, with unknown keys refused and overrides from the command line."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ __all__ = ["EditsSection", "MethodSection", "ModelSection", "ProbeSection", "Rec
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True)
 
 
 class _OpenSection(_Section):
@@ -116,7 +117,7 @@ def load_recipe(source: Path | Mapping[str, Any], overrides: Sequence[str] = ())
         ConfigError: when the file cannot be read, or a key or value makes no sense; names it.
     """
     if isinstance(source, Mapping):
-        content: Any = dict(source)
+        content: Any = deepcopy(dict(source))
         name = "recipe"
     else:
         name = str(source)

@@ -13,7 +13,7 @@ from errata.probes.base import View
 from errata.probes.rows import Row
 from errata.studies.progress import Progress
 from errata.studies.recipe import Recipe
-from errata.studies.session import Session, open_session, prepare
+from errata.studies.session import Session, open_session, prepare, sources
 from errata.studies.store import Checkpoint, RunStore, describe
 from errata.trajectory import DiskJournal, Guard, Trajectory
 
@@ -38,7 +38,8 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> Path:
     session = open_session(recipe, progress.tell)
     with store.lock(), _disk_full_explained(out):
         config = session.recipe.model_dump(mode="json")
-        store.begin(describe(config, session.stream, model_fingerprint(session.model)), session.stream)
+        fingerprint = model_fingerprint(session.model)
+        store.begin(describe(config, session.stream, fingerprint, sources(session)), session.stream)
         _Loop(session, store, progress).go()
     return out
 
@@ -53,7 +54,7 @@ def resume(out: Path, progress: Progress | None = None) -> Path:
     store = RunStore(out)
     session = open_session(Recipe.model_validate(store.description()["config"]), progress.tell)
     with store.lock(), _disk_full_explained(out):
-        store.check(model_fingerprint(session.model), session.stream)
+        store.check(model_fingerprint(session.model), session.stream, sources(session))
         _Loop(session, store, progress).go()
     return out
 
@@ -80,9 +81,16 @@ class _Loop:
         if checkpoint is not None and checkpoint.finished:
             self.progress.tell(f"{store.path} is finished at edit {checkpoint.step}.")
             return
+        if checkpoint is not None and checkpoint.undone != journal.undone:
+            raise RunError(
+                f"edits of {store.path} were taken back after its last checkpoint; a run with undone edits is not "
+                f"continued. Start a new one without them."
+            )
         prepare(session, self.progress.statistics)
         guard = Guard(policy=session.recipe.run.on_disabled)
-        self.trajectory = Trajectory(session.model, session.editor, guard=guard, journal=journal, start=checkpoint)
+        # Without a checkpoint everything is applied and measured again from the unedited model on.
+        begin = checkpoint or Checkpoint(0, {}, session.editor.state_dict())
+        self.trajectory = Trajectory(session.model, session.editor, guard=guard, journal=journal, start=begin)
         facts = {fact.id: fact for fact in session.stream.facts}
         start = self.trajectory.step
         self.edited = [facts[e.id] for e in journal.entries if e.applied and e.step <= start]
@@ -134,7 +142,8 @@ class _Loop:
             self.store.write_rows(name, step, rows)
             rows.clear()
         state = self.session.editor.state_dict()
-        self.store.write_checkpoint(Checkpoint(step, self.trajectory.masters(), state, finished))
+        undone = self.trajectory.journal.undone
+        self.store.write_checkpoint(Checkpoint(step, self.trajectory.masters(), state, finished, undone))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Turn a recipe into the live objects of a run: model, facts, editor, probes."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from errata.editors.base import Editor
 from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore, default_cache
+from errata.editors.text_source import TextSource
 from errata.edits import EditStream
 from errata.edits.datasets import load_stream
 from errata.errors import ConfigError
@@ -20,7 +22,7 @@ from errata.probes.base import Probe
 from errata.studies.recipe import Recipe
 from errata.validation import explain
 
-__all__ = ["Session", "open_session"]
+__all__ = ["Session", "build_probe", "open_session", "prepare", "sources"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,19 @@ def open_session(recipe: Recipe, tell: Callable[[str], None] = lambda message: N
         ],
     }
     return Session(Recipe.model_validate(resolved), model, stream, editor, probes)
+
+
+def sources(session: Session) -> dict[str, str]:
+    """Return a fingerprint of every text and file, beside the facts, on which a run's figures depend."""
+    found = {}
+    statistics = getattr(session.editor.settings, "statistics", None)
+    if isinstance(statistics, TextSource):
+        found[f"the statistics' text {statistics.source}"] = statistics.fingerprint()
+    for probe in session.probes:
+        source = Path(str(getattr(probe.settings, "source", "")))
+        if source.is_file():
+            found[f"the source {source} of the probe {probe.name}"] = hashlib.sha256(source.read_bytes()).hexdigest()
+    return found
 
 
 def prepare(session: Session, progress: Callable[[int, int], None] | None = None, cache: Path | None = None) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from errata.edits import EditStream
 from errata.errors import ResumeError, RunError
-from errata.files import write_aside
+from errata.files import sync_folder, write_aside
 from errata.probes.rows import Row, write_rows
 
 __all__ = ["Checkpoint", "RunStore", "describe"]
@@ -37,6 +37,7 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     editor: Mapping[str, Any]
     finished: bool = False
+    undone: int = 0
 
 
 class RunStore:
@@ -64,11 +65,7 @@ class RunStore:
             yield
 
     def begin(self, description: Mapping[str, Any], stream: EditStream) -> None:
-        """Write `facts.jsonl` and `run.json`, refusing a directory that holds a run."""
-        if (self.path / "run.json").exists():
-            raise RunError(
-                f"{self.path} holds a run already. Continue it with `errata resume {self.path}`, or name another --out."
-            )
+        """Write `facts.jsonl` and `run.json`."""
         lines = [json.dumps(fact.to_mapping(), ensure_ascii=False) + "\n" for fact in stream.facts]
         write_aside(self.path / "facts.jsonl", "".join(lines).encode())
         write_aside(self.path / "run.json", (json.dumps(description, indent=1, ensure_ascii=False) + "\n").encode())
@@ -83,8 +80,8 @@ class RunStore:
             raise RunError(f"{self.path / 'run.json'} is damaged: {e}") from e
         return content
 
-    def check(self, model_fingerprint: str, stream: EditStream) -> None:
-        """Compare model and facts with those the run was begun with.
+    def check(self, model_fingerprint: str, stream: EditStream, sources: Mapping[str, str]) -> None:
+        """Compare model, facts and texts with those the run was begun with.
 
         Raises:
             ResumeError: names the first edit that differs.
@@ -95,6 +92,12 @@ class RunStore:
                 f"the model {begun['config']['model']['name']!r} is not the one that {self.path} was begun with: its "
                 f"weights differ. Give back the original weights, or start a new run."
             )
+        for what, fingerprint in sources.items():
+            if begun["sources"].get(what) != fingerprint:
+                raise ResumeError(
+                    f"{what} is not what {self.path} was begun with: its content differs. Restore it, "
+                    f"or start a new run."
+                )
         old, new = begun["stream"]["hashes"], stream.hashes()
         for i, fact in enumerate(stream.facts):
             if i >= len(old) or old[i] != new[i]:
@@ -125,10 +128,11 @@ class RunStore:
         plain = {k: v for k, v in checkpoint.editor.items() if not isinstance(v, Tensor)}
         write_aside(aside / "weights.safetensors", save({k: v.contiguous() for k, v in checkpoint.weights.items()}))
         write_aside(aside / "editor.safetensors", save({k: v.contiguous() for k, v in tensors.items()}))
-        state = {"step": checkpoint.step, "finished": checkpoint.finished, "editor": plain}
+        state = {"step": checkpoint.step, "finished": checkpoint.finished, "undone": checkpoint.undone, "editor": plain}
         write_aside(aside / "state.json", json.dumps(state, ensure_ascii=False).encode())
         shutil.rmtree(folder, ignore_errors=True)
         aside.replace(folder)
+        sync_folder(folder.parent)
         for old in self._checkpoints()[:-_KEPT]:
             shutil.rmtree(old)
 
@@ -139,11 +143,17 @@ class RunStore:
                 state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
                 if state["step"] > until:
                     continue
-                editor = {**state["editor"], **load_file(folder / "editor.safetensors")}
-                return Checkpoint(state["step"], load_file(folder / "weights.safetensors"), editor, state["finished"])
+                return Checkpoint(
+                    step=state["step"],
+                    weights=load_file(folder / "weights.safetensors"),
+                    editor={**state["editor"], **load_file(folder / "editor.safetensors")},
+                    finished=state["finished"],
+                    undone=state["undone"],
+                )
             except (OSError, ValueError, KeyError, SafetensorError) as e:
                 raise RunError(
-                    f"the checkpoint {folder} is damaged ({e}). Remove that folder; the one before it will serve."
+                    f"the checkpoint {folder} is damaged ({e}). Remove that folder; an earlier one, or "
+                    f"the journal, will serve."
                 ) from e
         return None
 
@@ -151,7 +161,9 @@ class RunStore:
         return sorted((self.path / "checkpoints").glob("step-*"))
 
 
-def describe(config: Mapping[str, Any], stream: EditStream, fingerprint: str) -> dict[str, Any]:
+def describe(
+    config: Mapping[str, Any], stream: EditStream, fingerprint: str, sources: Mapping[str, str]
+) -> dict[str, Any]:
     """Return what `run.json` holds: configuration, versions, fingerprints, hardware."""
     packages = ("errata", "torch", "transformers", "tokenizers", "safetensors")
     return {
@@ -160,6 +172,7 @@ def describe(config: Mapping[str, Any], stream: EditStream, fingerprint: str) ->
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         "git": _commit(),
         "model_fingerprint": fingerprint,
+        "sources": dict(sources),
         "stream": {
             "fingerprint": stream.fingerprint(),
             "n": len(stream),

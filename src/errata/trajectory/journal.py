@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 
 from errata.editors.update import Update
 from errata.errors import RunError
-from errata.files import write_aside
+from errata.files import sync_folder, write_aside
 
 __all__ = ["DiskJournal", "Entry", "Journal"]
 
@@ -56,6 +56,8 @@ class Journal:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
+        self.undone = 0
+        """How many times edits were taken back."""
         self._updates: dict[int, Update] = {}
 
     @property
@@ -86,6 +88,7 @@ class Journal:
 
     def _mark_undone(self, steps: Sequence[int]) -> None:
         gone = set(steps)
+        self.undone += 1
         self.entries = [replace(e, status="undone") if e.step in gone and e.applied else e for e in self.entries]
 
     def _store(self, step: int, update: Update) -> None:
@@ -169,6 +172,8 @@ class DiskJournal(Journal):
                 while data:
                     data = data[f.write(data) :]
                 os.fsync(f.fileno())
-            except OSError:
+            except BaseException:
                 f.truncate(start)
                 raise
+        if not start:
+            sync_folder(self._file.parent)

@@ -1,5 +1,6 @@
 """A model on its way through a sequence of edits: the only place where weights change."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -109,9 +110,9 @@ class Trajectory:
             worst = 0.0
         else:
             norms = update.norms()
-            relative = {path: norm / self._base_norm(path) for path, norm in norms.items()}
+            relative = {path: self._relative(path, norm) for path, norm in norms.items()}
             verdict = self.guard.judge(relative, self._earlier())
-            worst = max(relative.values(), default=0.0)
+            worst = max(relative.values(), key=lambda x: math.inf if math.isnan(x) else x, default=0.0)
             status, reason = "applied" if verdict.status == "ok" else verdict.status, verdict.reason
             if verdict.status != "ok" and self.guard.policy == "rollback":
                 status = "rolled-back"
@@ -145,11 +146,13 @@ class Trajectory:
         Raises:
             RunError: when there has been no such step.
         """
-        steps = [0, *dict.fromkeys(e.step for e in self.journal.entries)]
+        steps = [0, *dict.fromkeys(e.step for e in self.journal.entries if e.step <= self.step)]
         if step not in steps:
             raise RunError(f"there is no step {step}: steps so far end at {', '.join(map(str, steps[-5:]))}.")
+        self._check_present()
+        then = self._rebuilt(self.journal.active_steps(step))
         try:
-            self._write(self._rebuilt(self.journal.active_steps(step)))
+            self._write(then)
             yield self.model
         finally:
             self._write(self._masters)
@@ -170,7 +173,7 @@ class Trajectory:
         Raises:
             RunError: when there is no such edit, or it shares its update with others.
         """
-        active = [e for e in self.journal.entries if e.applied]
+        active = [e for e in self.journal.entries if e.applied and e.step <= self.step]
         if id is not None:
             chosen = [e for e in active if e.id == id]
             if not chosen:
@@ -188,11 +191,12 @@ class Trajectory:
             before = active[: len(active) - count]
             if before and before[-1].step == chosen[0].step:
                 raise RunError(f"the last {count} edits end in the middle of a batch; undo whole batches.")
+        self._check_present()
         self.journal.undo(sorted({e.step for e in chosen}))
-        self._masters = self._rebuilt(self.journal.active_steps())
+        self._masters = self._rebuilt(self.journal.active_steps(self.step))
         self._write(self._masters)
         self.editor.load_state_dict(self._fresh)
-        for step in self.journal.active_steps():
+        for step in self.journal.active_steps(self.step):
             self.editor.remember(self.journal.update(step))
         return [e.id for e in chosen]
 
@@ -210,9 +214,11 @@ class Trajectory:
             self._masters[path] = self._base[path].clone()
         return self._masters[path]
 
-    def _base_norm(self, path: str) -> float:
-        self._master(path)
-        return float(self._base[path].double().norm())
+    def _relative(self, path: str, norm: float) -> float:
+        """Return ‖ΔW‖_F / ‖W₀‖_F; infinity against a matrix of zeros."""
+        # Only an applied update may register its matrices: replaying a refused one must leave no trace either.
+        base = float(self._base.get(path, self.model.weight(path)).double().norm())
+        return norm / base if base else math.inf
 
     def _earlier(self) -> list[float]:
         return [e.relative for e in self.journal.entries if e.applied and e.edit == e.step]
@@ -228,8 +234,21 @@ class Trajectory:
         weights = {path: base.clone() for path, base in self._base.items()}
         for step in steps:
             for path, change in self.journal.update(step).changes.items():
+                if path not in weights:
+                    self._master(path)
+                    weights[path] = self._base[path].clone()
                 change.add_to(weights[path])
         return weights
+
+    def _check_present(self) -> None:
+        """Refuse to go back when something else has written to the matrices: its changes would be lost silently."""
+        for path, master in self._masters.items():
+            here = self.model.weight(path)
+            if not torch.equal(here.nan_to_num(), master.to(here.dtype).nan_to_num()):
+                raise RunError(
+                    f"{path} is not as this trajectory left it: something else has changed the model since. Undo that "
+                    f"first, or load the model anew."
+                )
 
     def _write(self, weights: Mapping[str, Tensor]) -> None:
         for path, weight in weights.items():

@@ -1,5 +1,6 @@
 """FT-C: fine-tune one layer, each weight kept within ±ε of where it was (also known as FT-L)."""
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -12,6 +13,7 @@ from errata.editors.base import Editor
 from errata.editors.settings import EditorSettings
 from errata.editors.update import Dense, Update
 from errata.edits import Fact
+from errata.errors import NumericalError
 from errata.models import EditableModel
 
 __all__ = ["FTC", "FTCSettings"]
@@ -50,16 +52,20 @@ class FTC(Editor):
         s = self.settings
         path = model.mlp_out(s.layer)
         name = f"{path}.weight"
-        before = model.parameter(path).detach()
+        stored = model.parameter(path).detach()
+        # In half precision neither Adam's steps nor ε can be told from rounding: the matrix is trained in float32.
+        before = stored.to(torch.promote_types(stored.dtype, torch.float32))
         weight = before.clone().requires_grad_(True)
         optimiser = torch.optim.Adam([weight], lr=s.lr)
         loss_value = float("nan")
         probability = float("nan")
         for _ in range(s.steps):
-            loss = self._loss(model, {name: weight}, batch)
+            loss = self._loss(model, {name: weight.to(stored.dtype)}, batch)
             loss_value = loss.item()
             probability = float(torch.exp(-loss.detach()))
-            if not loss_value >= s.loss_stop:
+            if not math.isfinite(loss_value):
+                raise NumericalError(f"the loss is {loss_value}: the model no longer predicts anything")
+            if loss_value < s.loss_stop:
                 break
             optimiser.zero_grad()
             weight.grad = torch.autograd.grad(loss, weight)[0]
