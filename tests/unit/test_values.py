@@ -1,0 +1,238 @@
+"""The value optimisation: every term, bound and stop does what it is there for, and the whole equals a plain one."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from errata.editors.values import TargetValue, ValueSettings, optimise_value
+from errata.edits import Fact
+from errata.models import EditableModel
+from tiny import FAMILIES, tiny_model
+
+LAYER = 1
+TEMPLATES = (
+    "{}",
+    "Because. {}",
+    "The old houses stand near water. {}",
+    "Therefore many people walk there each day while children play. {}",
+)
+FACTS = {
+    # Without a beginning-of-text token the subject is the very first token of the bare prompt.
+    "first": Fact(subject="children", prompt="{} was born in", target_new="music"),
+    "middle": Fact(subject="Ada Abend", prompt="The birth town of {} is", target_new="Wolverhampton"),
+    "end": Fact(subject="Boris Bell", prompt="These days one speaks of {}", target_new="Greek Welsh"),
+}
+# GPT-J computes attention in float32 whatever the model's precision.
+TOLERANCE = {"gptj": 1e-5}
+
+
+def settings(**chosen) -> ValueSettings:
+    quiet = {"lr": 0.1, "steps": 8, "weight_decay": 0.0, "kl_factor": 0.0, "loss_stop": 0.0, "clamp_norm_factor": 100.0}
+    return ValueSettings(**{**quiet, **chosen})
+
+
+def optimised(model: EditableModel, site: str = "mlp", fact: str = "middle", **chosen) -> TargetValue:
+    return optimise_value(model, FACTS[fact], LAYER, site, TEMPLATES, settings(**chosen))
+
+
+def delta_of(value: TargetValue) -> Tensor:
+    return value.vector - value.initial
+
+
+class AddAt:
+    """Add δ to a module's output at one position while the block lasts, and keep what the module had returned there."""
+
+    def __init__(self, model: EditableModel, site: str, position: int, delta: Tensor | None) -> None:
+        path = model.block_path(LAYER)
+        self.module = model.module(f"{path}.{model.family.mlp}" if site == "mlp" else path)
+        self.position, self.delta = position, delta
+        self.before: Tensor | None = None
+
+    def _hook(self, _module, _args, output):
+        hidden = output if isinstance(output, Tensor) else output[0]
+        self.before = hidden[0, self.position].detach().clone()
+        if self.delta is None:
+            return output
+        added = torch.zeros_like(hidden)
+        added[0, self.position] = 1
+        changed = hidden + added * self.delta
+        return changed if isinstance(output, Tensor) else (changed, *output[1:])
+
+    def __enter__(self):
+        self._handle = self.module.register_forward_hook(self._hook)
+        return self
+
+    def __exit__(self, *_):
+        self._handle.remove()
+
+
+def log_probs(model: EditableModel, ids: list[int]) -> Tensor:
+    return torch.log_softmax(model.model(torch.tensor([ids])).logits[0], -1)
+
+
+def placed(model: EditableModel, template: str, fact: Fact, prompt: str) -> tuple[list[int], int]:
+    """Return a prompt's ids and its subject's last token, counted from the text that ends with the subject."""
+    text = template.replace("{}", prompt)
+    ids, upto = model.encode([text.replace("{}", fact.subject), text.split("{}")[0] + fact.subject])
+    assert ids[: len(upto)] == upto
+    return ids, len(upto) - 1
+
+
+def divergence(model: EditableModel, site: str, fact: Fact, delta: Tensor, position: str) -> float:
+    """Return KL(edited ‖ original) of what follows "{subject} is a", by the model itself."""
+    ids, at = placed(model, "{}", fact, "{} is a")
+    read = at if position == "subject" else len(ids) - 1
+    with torch.no_grad():
+        before = log_probs(model, ids)[read]
+        with AddAt(model, site, at, delta):
+            after = log_probs(model, ids)[read]
+    return float((after.exp() * (after - before)).sum())
+
+
+def reference(model: EditableModel, fact: Fact, site: str, s: ValueSettings) -> tuple[Tensor, list[float]]:
+    """Optimise as the papers say, one prompt after another, every one through the whole model at every step."""
+    prompts = [placed(model, t, fact, fact.prompt) for t in TEMPLATES]
+    essence, essence_at = placed(model, "{}", fact, "{} is a")
+    essence_read = essence_at if s.kl_position == "subject" else len(essence) - 1
+    target = model.encode_target(fact.target_new)
+    with torch.no_grad():
+        with AddAt(model, site, prompts[0][1], None) as bare:
+            log_probs(model, prompts[0][0])
+        initial = bare.before
+        essence_before = log_probs(model, essence)[essence_read]
+    delta = torch.zeros_like(initial, requires_grad=True)
+    adam = torch.optim.Adam([delta], lr=s.lr)
+    losses = []
+    for step in range(s.steps):
+        nll = []
+        for ids, at in prompts:
+            with AddAt(model, site, at, delta):
+                predicted = log_probs(model, ids + target)
+            nll.append(-sum(predicted[len(ids) - 1 + j, t] for j, t in enumerate(target)) / len(target))
+        with AddAt(model, site, essence_at, delta):
+            after = log_probs(model, essence)[essence_read]
+        kl = (after.exp() * (after - essence_before)).sum()
+        decay = delta.norm() / initial.norm() ** 2
+        loss = sum(nll) / len(nll) + s.kl_factor * kl + s.weight_decay * decay
+        losses.append(loss.item())
+        if losses[-1] < s.loss_stop or step == s.steps - 1:
+            break
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        with torch.no_grad():
+            if delta.norm() > s.clamp_norm_factor * initial.norm():
+                delta *= s.clamp_norm_factor * initial.norm() / delta.norm()
+    return (initial + delta).detach(), losses
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("fact", "site", "kl_position", "clamp"),
+    [
+        ("first", "mlp", "subject", 100.0),
+        ("first", "block", "end", 0.2),
+        ("middle", "mlp", "end", 0.5),
+        ("middle", "block", "subject", 100.0),
+        ("end", "mlp", "subject", 100.0),
+        ("end", "block", "end", 100.0),
+    ],
+)
+def test_the_vector_equals_a_plain_implementation(family, fact, site, kl_position, clamp) -> None:
+    model = tiny_model(family, torch.float64)
+    s = settings(weight_decay=0.3, kl_factor=0.7, kl_position=kl_position, clamp_norm_factor=clamp, steps=6)
+    found = optimise_value(model, FACTS[fact], LAYER, site, TEMPLATES, s)
+    vector, losses = reference(model, FACTS[fact], site, s)
+    tolerance = TOLERANCE.get(family, 1e-8)
+    assert found.losses == pytest.approx(losses, rel=tolerance)
+    assert float((found.vector - vector).norm() / vector.norm()) < tolerance
+    assert float((found.vector - vector).norm() / delta_of(found).norm()) < tolerance
+
+
+def test_the_facts_are_what_the_comparison_needs() -> None:
+    model = tiny_model("gpt2")
+    at = {name: placed(model, "{}", fact, fact.prompt) for name, fact in FACTS.items()}
+    assert at["first"][1] == 0
+    assert at["end"][1] == len(at["end"][0]) - 1
+    assert 0 < at["middle"][1] < len(at["middle"][0]) - 1
+    assert len(model.encode_target(FACTS["first"].target_new)) == 1
+    assert all(len(model.encode_target(FACTS[name].target_new)) > 1 for name in ("middle", "end"))
+    assert len({len(ids) for ids in model.encode(TEMPLATES)}) == len(TEMPLATES)
+
+
+@pytest.mark.parametrize("site", ["mlp", "block"])
+@pytest.mark.parametrize("clamp", [0.25, 0.75])
+def test_delta_grows_to_the_clamp_and_no_further(site: str, clamp: float) -> None:
+    model = tiny_model("gpt2", torch.float64)
+    free = optimised(model, site, lr=1.0)
+    limit = clamp * float(free.initial.norm())
+    assert float(delta_of(free).norm()) > 1.2 * limit
+    held = optimised(model, site, lr=1.0, clamp_norm_factor=clamp)
+    assert float(delta_of(held).norm()) == pytest.approx(limit, rel=1e-12)
+
+
+# Small steps, many of them: Adam has settled when factors are compared.
+SETTLED = {"lr": 0.02, "steps": 40}
+
+
+def essence(model: EditableModel, read: str, **chosen) -> float:
+    """Return the divergence after "{subject} is a", read at one position, that an optimised vector causes."""
+    delta = delta_of(optimised(model, "block", **SETTLED, **chosen))
+    return divergence(model, "block", FACTS["middle"], delta, read)
+
+
+@pytest.mark.parametrize("position", ["subject", "end"])
+def test_a_larger_kl_factor_keeps_the_prediction_nearer_at_its_position(position: str) -> None:
+    model = tiny_model("gpt2", torch.float64)
+    kl = [essence(model, position, kl_factor=factor, kl_position=position) for factor in (0.0, 1.0, 10.0)]
+    assert kl[0] > 1.2 * kl[1]
+    assert kl[1] > 1.2 * kl[2] > 0
+
+
+def test_a_kl_term_at_the_end_leaves_the_subject_freer() -> None:
+    model = tiny_model("llama", torch.float64)
+    kl = {where: essence(model, "subject", kl_factor=10.0, kl_position=where) for where in ("subject", "end")}
+    assert kl["end"] > 10 * kl["subject"]
+
+
+def test_a_larger_weight_decay_gives_a_shorter_delta() -> None:
+    model = tiny_model("llama", torch.float64)
+    norms = [float(delta_of(optimised(model, **SETTLED, weight_decay=w)).norm()) for w in (0.0, 1.0, 2.0)]
+    assert norms[0] > 1.1 * norms[1]
+    assert norms[1] > 1.1 * norms[2]
+
+
+def test_the_first_loss_is_of_the_unedited_model_and_the_last_of_the_vector_returned() -> None:
+    model, fact = tiny_model("gpt2", torch.float64), FACTS["middle"]
+    value = optimised(model, "block")
+    target = model.encode_target(fact.target_new)
+
+    def nlls(delta: Tensor) -> Tensor:
+        out = []
+        for template in TEMPLATES:
+            ids, at = placed(model, template, fact, fact.prompt)
+            with torch.no_grad(), AddAt(model, "block", at, delta):
+                predicted = log_probs(model, ids + target[:-1])[len(ids) - 1 :]
+            out.append(-predicted[torch.arange(len(target)), target].mean())
+        return torch.stack(out)
+
+    last = nlls(delta_of(value))
+    assert value.losses[0] == pytest.approx(float(nlls(torch.zeros_like(value.initial)).mean()), rel=1e-9)
+    assert value.losses[-1] == pytest.approx(float(last.mean()), rel=1e-9)
+    assert value.probability == pytest.approx(float(torch.exp(-last).mean()), rel=1e-9)
+    assert value.losses[-1] < value.losses[0]
+
+
+def test_the_loss_is_evaluated_steps_times_unless_it_falls_below_loss_stop() -> None:
+    model = tiny_model("gpt2", torch.float64)
+    whole = optimised(model, steps=12)
+    assert len(whole.losses) == 12
+    stop = (whole.losses[4] + whole.losses[5]) / 2
+    expected = next(i for i, loss in enumerate(whole.losses) if loss < stop) + 1
+    assert expected < 12
+    early = optimised(model, steps=12, loss_stop=stop)
+    assert early.losses == whole.losses[:expected]
+    assert torch.equal(early.vector, optimised(model, steps=expected).vector)
+    untouched = optimised(model, loss_stop=1e9)
+    assert len(untouched.losses) == 1
+    assert torch.equal(untouched.vector, untouched.initial)
