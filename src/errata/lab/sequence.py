@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from random import Random
 
-from errata.editors.update import LowRank
 from errata.lab.evaluate import first_tokens, next_words, right_facts, task_scores
 from errata.lab.single_edits import as_fact, prepared
 from errata.lab.world import World
@@ -63,8 +62,7 @@ def edit_in_sequence(
             if done < n:
                 update = editor.propose(model, [facts[done]])
                 for path, change in update.changes.items():
-                    assert isinstance(change, LowRank)
-                    model.write(path, model.weight(path) + change.left.float() @ change.right.float())
+                    change.add_to(model.weight(path))
                 editor.remember(update)
                 best = next_words(model.model, model.tokenizer, [facts[done].text])[0].argmax()
                 took.append(int(best) == first_tokens(model.tokenizer, [facts[done].target_new])[0])
