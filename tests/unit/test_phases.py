@@ -86,6 +86,24 @@ def test_a_jump_may_be_at_either_end(place: int) -> None:
     assert find(0.9 - 0.8 * (place <= T) + noise(0.02)).collapse_step == place
 
 
+@pytest.mark.parametrize("directions", [("auto", "auto"), ("falling", "rising")])
+@pytest.mark.parametrize("width", [5, 20])
+def test_a_dip_is_no_collapse(width: int, directions: tuple[str, str]) -> None:
+    values = np.where((T[:100] >= 50) & (T[:100] < 50 + width), 0.0, 1.0)
+    assert find(values, T[:100], direction=directions[0]).collapse_step is None
+    assert find(1 - values, T[:100], direction=directions[1]).collapse_step is None
+
+
+def test_a_dip_before_a_collapse_does_not_hide_it() -> None:
+    values = np.where((T >= 150) | ((T >= 50) & (T < 55)), 0.0, 1.0)
+    assert find(values).collapse_step == 150
+
+
+def test_a_cliff_does_not_begin_before_itself() -> None:
+    assert find(np.where(T >= 199, 0.0, 0.9)).gradual_start is None
+    assert find(np.where(T >= 150, 0.75, 0.9)).gradual_start == 150
+
+
 def test_rising_is_worse_when_said_or_seen() -> None:
     forgotten = 0.001 * T + 0.7 * (T > 80) + noise()
     assert find(forgotten).collapse_step == 81

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Break", "best_break", "line", "line_errors"]
+__all__ = ["Break", "best_break", "lasts", "line", "line_errors"]
 
 Array = NDArray[np.float64]
 
@@ -78,13 +78,14 @@ def _line_ends(x: Array, y: Array, sizes: NDArray[np.int_], at: Array) -> Array:
 
 
 def best_break(x: Array, y: Array, direction: str, floor: float, near: int) -> Break | None:
-    """Return the break that explains the curve best among those that fall far enough, if it is better than none.
+    """Return the break that explains the curve best among those that fall far enough for good, if better than none.
 
     Args:
         x: rising steps.
         y: finite values.
         direction: which way is worse: "falling", "rising" or "auto" for either.
-        floor: the least fall, between the lines and between the means of the `near` points on either side.
+        floor: the least fall, between the lines, between the means of the `near` points on either side, and to the
+            usual level of all later points, since a curve that recovers has dipped and not collapsed.
         near: that number of points; a line is fitted to half as many at least, and to 3 (2 on short curves).
     """
     n = len(x)
@@ -102,9 +103,30 @@ def best_break(x: Array, y: Array, direction: str, floor: float, near: int) -> B
         enough = (sign * lines >= floor) & (sign * local >= floor) & (sign * local >= STEEPER * sign * around)
         for b, fall in zip(places[enough], sign * lines[enough], strict=True):
             bic = n * np.log((errors[b] + tiny) / n) + 5 * np.log(n)
-            if bic < least:
+            if bic < least and lasts(sign * y, int(b), near, floor, start=direction == "auto"):
                 best, least = Break(int(b), sign, float(fall)), bic
     return best
+
+
+def lasts(y: Array, place: int, near: int, floor: float, *, start: bool = False) -> bool:
+    """Return whether a falling curve stays lower by `floor` after a place than just before it.
+
+    Args:
+        y: the curve, worse down.
+        place: the first point after the break.
+        near: points whose mean is a level; the median of such means is the usual level.
+        floor: the least fall.
+        start: whether the usual level before the place must be higher too. Where it is not known which way is worse,
+            the end of a dip would else be a collapse upwards.
+    """
+    after = _usual(y[place:], near)
+    before = float(y[max(0, place - near) : place].mean())
+    return before - after >= floor and (not start or _usual(y[:place], near) - after >= floor)
+
+
+def _usual(y: Array, near: int) -> float:
+    """Return the median of the means of `near` neighbouring points; of zeros and ones a plain median is 0 or 1."""
+    return float(np.median(np.lib.stride_tricks.sliding_window_view(y, min(near, len(y))).mean(axis=1)))
 
 
 def _falls(y: Array, places: NDArray[np.int_], near: int) -> tuple[Array, Array]:

@@ -13,22 +13,29 @@ refitting curves rebuilt from the fit and resampled blocks of its residuals.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from errata.analysis.breaks import best_break, line, line_errors
+from errata.analysis.breaks import best_break, lasts, line, line_errors
 from errata.errors import AnalysisError
 
-__all__ = ["Direction", "Phases", "find_phases"]
+__all__ = ["Direction", "Phases", "find_phases", "level_break"]
 
 Array = NDArray[np.float64]
 Direction = Literal["falling", "rising", "auto"]
 
 MIN_POINTS = 8
 """Fewer finite points than this say nothing about phases."""
+FLOOR = 0.2
+"""The least fall that is a collapse, of a total loss."""
+LEVEL = "fall between two levels at an edit judged harmful"
+"""The reason that `level_break` gives."""
+LEAST_PHASE = 3
+"""A gradual phase has this many points at least; a lone low one at the end is none."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ def find_phases(
     *,
     rng: np.random.Generator,
     direction: Direction = "auto",
-    floor: float = 0.2,
+    floor: float = FLOOR,
     scale: float | None = None,
     near: int | None = None,
     samples: int = 300,
@@ -108,6 +115,37 @@ def find_phases(
         return Phases(float(steps[death]), span, gradual, before, math.nan, way, "no finite value from there on")
     why = "no break beyond the floor" if len(x) >= MIN_POINTS else f"only {len(x)} points, {MIN_POINTS} are needed"
     return Phases(None, None, gradual, before, before, way, why)
+
+
+def level_break(
+    steps: Array, values: Array, edits: Sequence[int], found: Phases, fall: float, near: int, least: int = 1
+) -> Phases:
+    """Return a break between two levels that an edit known to be harmful explains; else what was found without.
+
+    A line through one or two points says nothing, so that `find_phases` sees no break close to a curve's ends. An edit
+    that its size alone makes suspect is evidence of its own, and there a fall between levels will do.
+
+    Args:
+        steps: rising steps.
+        values: the figure at each.
+        edits: the suspect edits in their order.
+        found: the curve's phases, without a collapse.
+        fall: the least fall.
+        near: points on either side that give the level.
+        least: the fewest points on either side that are a level.
+    """
+    finite = np.isfinite(values)
+    x, y = steps[finite], values[finite]
+    sign = 1 if found.direction == "falling" else -1
+    for place in np.unique(np.searchsorted(x, edits)):
+        if least <= place <= len(x) - least:
+            before, after = float(y[max(0, place - near) : place].mean()), float(y[place : place + near].mean())
+            if sign * (before - after) >= fall and lasts(sign * y, int(place), near, fall):
+                gradual = found.gradual_start if found.gradual_start is not None else math.inf
+                start = gradual if gradual < x[place] else None
+                span = (_after(x, int(place)), float(x[place]))
+                return Phases(float(x[place]), span, start, before, after, found.direction, LEVEL)
+    return found
 
 
 def _tidy(steps: Array, values: Array) -> tuple[Array, Array]:
@@ -173,7 +211,7 @@ def _gradual_start(x: Array, y: Array, scale: float) -> float | None:
     the first w/2. Noise σ is what neighbouring points differ by, median|Δ| / (0.6745 √2) (the root mean square where
     most do not differ), which neither a slow trend nor a few wild points swell.
     Below means lower by more than 3 σ √(3/w), the deviation of the difference of the two means, and by 1 % of `scale`;
-    stays means nine in ten of all later points.
+    stays means nine in ten of all later points, and at least `LEAST_PHASE`.
     """
     if len(x) < 6:
         return None
@@ -186,7 +224,11 @@ def _gradual_start(x: Array, y: Array, scale: float) -> float | None:
     jitter = np.diff(y)
     noise = (float(np.median(np.abs(jitter))) / 0.6745 or math.sqrt(float(np.mean(jitter**2)))) / math.sqrt(2)
     start = float(y[: max(half, 1)].mean())
-    below = smooth < start - max(3 * noise * math.sqrt(3 / w), 0.01 * scale)
+    bound = start - max(3 * noise * math.sqrt(3 / w), 0.01 * scale)
+    below = smooth < bound
     share = np.cumsum(below[::-1])[::-1] / np.arange(len(y), 0, -1)
     hits = np.flatnonzero(below & (share >= 0.9))
-    return float(x[hits[0]]) if len(hits) else None
+    # A centred mean feels a fall half a window early; the phase starts with the first point that is low itself.
+    low = np.flatnonzero(y < bound)
+    low = low[low >= hits[0]] if len(hits) else low[:0]
+    return float(x[low[0]]) if len(low) and len(y) - low[0] >= LEAST_PHASE else None
