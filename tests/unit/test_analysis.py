@@ -113,7 +113,7 @@ def test_windows_are_the_first_papers() -> None:
     steps, values = bucket(np.arange(1.0, 13), np.array([1.0] * 5 + [0.0] * 5 + [1.0, 0.0]))
     assert steps.tolist() == [5, 10, 12]
     assert values.tolist() == [1, 0, 0.5]
-    assert moving_average(np.array([1.0, 0, 0, 1]), 2).tolist() == [1, 0.5, 0, 0.5]
+    assert moving_average(np.array([1.0, 0, 0, 1]), np.arange(1, 5), 2).tolist() == [1, 0.5, 0, 0.5]
     assert math.isnan(bucket(np.arange(5.0), np.array([1, 1, math.nan, 1, 1]))[1][0])
 
 
@@ -141,6 +141,12 @@ def test_intervals() -> None:
     assert low < values.mean() < high
     assert high - low == pytest.approx(4 * values.std() / 20, rel=0.2)
     assert math.isnan(mean_interval(np.array([0.3]), np.random.default_rng(0))[0])
+
+
+def test_few_shares_have_wide_intervals() -> None:
+    low, high = mean_interval(np.full(3, 2 / 3), np.random.default_rng(0), share=True)
+    assert (low, high) == wilson(2, 3)
+    assert high - low > 0.5
 
 
 def test_forgetting_is_counted_by_hand(small: Path) -> None:
@@ -243,3 +249,101 @@ def test_a_run_that_measured_nothing_says_so(small: Path) -> None:
     verdict = judge(load_run(small))
     assert "nothing that shows their cost was measured" in str(verdict)
     assert len(probe_frame(small, "summary")) == 0
+
+
+def rewrite(path: Path, metric: str, value: pl.Expr) -> None:
+    """Give a metric's rows other values; `value` may depend on the rows' columns."""
+    for part in (path / "probes").glob("*/*.parquet"):
+        chosen = pl.col("metric").str.contains(metric)
+        pl.read_parquet(part).with_columns(pl.when(chosen).then(value).otherwise("value").alias("value")).write_parquet(
+            part
+        )
+
+
+def test_a_model_killed_before_the_second_probe_has_a_collapse(tmp_path: Path) -> None:
+    verdict = judge(load_run(make_run(tmp_path / "run", n=100, collapse=5)))
+    assert verdict.collapse is not None
+    assert verdict.collapse.step == 5
+    assert verdict.collapse.interval[0] <= 5 <= verdict.collapse.interval[1]
+    assert {"knowledge", "downstream", "language"} <= {e.group for e in verdict.collapse.agreeing}
+    assert verdict.safe == 0
+
+
+@pytest.mark.parametrize("n", [8, 57, 200])
+def test_a_run_that_stops_at_its_collapse_has_one(tmp_path: Path, n: int) -> None:
+    verdict = judge(load_run(make_run(tmp_path / "run", n=n, collapse=n)))
+    assert verdict.collapse is not None
+    assert verdict.collapse.step == n
+    assert verdict.collapse.cause is not None
+
+
+def test_an_edit_judged_disabling_is_no_collapse_without_a_fall(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", n=100, collapse=None)
+    journal = (path / "journal.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in journal]
+    lines[4]["status"] = lines[99]["status"] = "disabling"
+    (path / "journal.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    assert judge(load_run(path)).collapse is None
+
+
+def test_what_the_model_never_could_is_left_out(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", n=60, collapse=None, decay=0.0)
+    rewrite(path, r"^(unrelated\.exact|neighborhood\.success@.*)$", pl.lit(0.0))
+    verdict = judge(load_run(path))
+    assert verdict.unable == ("unrelated facts", "neighbors of new edits")
+    assert "from 0.00 to 0.00" not in str(verdict)
+    assert verdict.safe == 60
+    assert "cannot do it either: unrelated facts and neighbors of new edits." in str(verdict)
+
+
+def test_an_ability_first_measured_after_it_was_lost_counts(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", n=60, collapse=None, decay=0.0)
+    rewrite(path, r"^unrelated\.exact$", pl.lit(0.0))
+    for part in (path / "probes" / "unrelated").glob("*.parquet"):
+        pl.read_parquet(part).filter(pl.col("step") > 0).write_parquet(part)
+    verdict = judge(load_run(path))
+    assert verdict.unable == ()
+    assert verdict.safe == 0
+
+
+def test_rows_of_the_unedited_model_alone_show_no_cost(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", n=20, collapse=None)
+    rewrite(path, r"^unrelated\.exact$", pl.lit(0.0))
+    for part in (path / "probes").glob("*/*.parquet"):
+        pl.read_parquet(part).filter(pl.col("step") == 0).write_parquet(part)
+    assert "nothing that shows their cost was measured" in str(judge(load_run(path)))
+
+
+def test_intervals_are_over_edits_and_not_over_their_prompts(tmp_path: Path) -> None:
+    run = load_run(make_run(tmp_path / "run", n=30, collapse=None))
+    base = summary(run).filter(pl.col("metric") == "neighborhood.exact@base")
+    assert base["n"].item() == 30
+    means = run.metric("neighborhood.exact@base").group_by("edit_id").agg(pl.col("value").mean())["value"]
+    assert base["value"].item() == pytest.approx(means.mean())
+    unrelated = summary(run).filter(pl.col("metric") == "unrelated.exact")
+    assert unrelated["n"].to_list() == [100] * len(unrelated)
+
+
+def test_an_incomplete_last_bucket_weighs_as_its_edits(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", n=11, collapse=None)
+    rewrite(path, r"^efficacy\.success@now$", (pl.col("step") == 11).cast(pl.Float64))
+    frame = windowed(load_run(path), "success", np.random.default_rng(0))
+    last = frame.filter(pl.col("metric") == "efficacy.success@now").group_by("window").tail(1).sort("window")
+    assert last["n"].to_list() == [1, 11]
+    assert last["value"].to_list() == pytest.approx([1, 1 / 11])
+
+
+def test_edits_that_do_not_take_are_no_good_news(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", n=60, collapse=None, decay=0.0)
+    rewrite(path, r"^efficacy\.success@now$", (pl.col("step") % 20 == 0).cast(pl.Float64))
+    verdict = judge(load_run(path))
+    assert verdict.headline == "Safe to 60 edits, the whole run, but only 5% of the new edits took"
+    assert "their safety says nothing good about the method" in verdict.sentences[1]
+    rewrite(path, r"^efficacy\.success@now$", pl.lit(math.nan))
+    assert judge(load_run(path)).taken is None, "a model that is dead from the first edit on has taken nothing yet"
+
+
+def test_edits_after_the_collapse_are_not_held_against_a_method(rome: Path) -> None:
+    verdict = judge(load_run(rome))
+    assert verdict.taken == pytest.approx(0.98, abs=0.03)
+    assert "took" not in str(verdict)

@@ -9,7 +9,7 @@ import polars as pl
 from errata.analysis.curves import KINDS, Series, curve, per_edit, tasks
 from errata.analysis.forgetting import forgotten
 from errata.analysis.frames import RunFrames
-from errata.analysis.phases import Direction, Phases, find_phases
+from errata.analysis.phases import FLOOR, LEVEL, Direction, Phases, find_phases, level_break
 
 __all__ = ["Collapse", "Evidence", "Spike", "evidence", "find_collapse", "spikes"]
 
@@ -82,25 +82,20 @@ def evidence(run: RunFrames, seed: int = 0) -> tuple[Evidence, ...]:
         run: the run.
         seed: of the bootstrap that gives the intervals.
     """
-    return tuple(
-        Evidence(
-            key,
-            label,
-            group,
-            series,
-            find_phases(
-                series.steps,
-                series.values,
-                rng=np.random.default_rng(seed),
-                direction=direction,
-                scale=scale,
-                near=near,
-            ),
-            float(np.median(np.diff(series.steps))) if len(series) > 1 else 1.0,
-        )
-        for key, label, group, series, direction, scale, near in _curves(run)
-        if len(series)
-    )
+    judged = run.journal.filter(pl.col("status").is_in(JUDGED))["edit"].to_list()
+    made = []
+    for key, label, group, series, direction, scale, near in _curves(run):
+        if not len(series):
+            continue
+        steps, values, rng = series.steps, series.values, np.random.default_rng(seed)
+        phases = find_phases(steps, values, rng=rng, direction=direction, scale=scale, near=near)
+        if judged and phases.collapse_step is None:
+            # One edit's zero or one is no level.
+            least = 3 if group == "proficiency" else 1
+            phases = level_break(steps, values, judged, phases, FLOOR * (scale or 1.0), near or 3, least)
+        stride = float(np.median(np.diff(steps))) if len(series) > 1 else 1.0
+        made.append(Evidence(key, label, group, series, phases, stride))
+    return tuple(made)
 
 
 def _curves(run: RunFrames) -> Iterator[tuple[str, str, str, Series, Direction, float | None, int | None]]:
@@ -132,14 +127,15 @@ def find_collapse(run: RunFrames, found: tuple[Evidence, ...]) -> Collapse | Non
 
     Two breaks agree when their intervals overlap, widened by one stride of either curve: a coarse curve sees late what
     a fine one sees at once. The collapse lies where the agreeing interval is narrowest. A break that could lie anywhere
-    in more than `ABRUPT` of the run is a steep decline and no collapse.
+    in more than `ABRUPT` of the run is a steep decline and no collapse, unless an edit judged disabling explains it.
 
     Args:
         run: the run.
         found: its curves, from `evidence`.
     """
     breaks = [e for e in found if e.phases.collapse_step is not None]
-    broken = [e for e in breaks if _span(e)[1] - _span(e)[0] <= ABRUPT * max(run.n_edits, 1)]
+    most = ABRUPT * max(run.n_edits, 1)
+    broken = [e for e in breaks if e.phases.reason == LEVEL or _span(e)[1] - _span(e)[0] <= most]
     if not broken:
         return None
     clusters = [tuple(other for other in broken if _agree(one, other)) for one in broken]

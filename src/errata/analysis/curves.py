@@ -40,8 +40,8 @@ class Series:
 
 
 def curve(run: RunFrames, metric: str) -> Series:
-    """Average a metric over its rows at every step; NaN in a row makes the step NaN."""
-    frame = run.metric(metric).group_by("step").agg(pl.col("value").mean()).sort("step")
+    """Average a metric over its units at every step; NaN in a row makes the step NaN."""
+    frame = _units(run.metric(metric).lazy()).group_by("step").agg(pl.col("value").mean()).collect().sort("step")
     return Series(frame["step"].to_numpy().astype(float), frame["value"].to_numpy())
 
 
@@ -51,6 +51,14 @@ def per_edit(run: RunFrames, metric: str) -> Series:
     frame = run.metric(metric).group_by("edit_id").agg(pl.col("value").mean())
     frame = frame.join(numbers, on="edit_id").sort("number")
     return Series(frame["number"].to_numpy().astype(float), frame["value"].to_numpy())
+
+
+def _units(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Average the prompts of an edit, which are not independent; rows that belong to no edit are units themselves."""
+    row = pl.when(pl.col("edit_id").fill_null("") == "").then(pl.int_range(pl.len())).alias("row")
+    # The order is kept so that the same seed draws the same resamples.
+    units = rows.group_by("step", "metric", "edit_id", row, maintain_order=True)
+    return units.agg(pl.col("value").mean())
 
 
 def score(efficacy: Array, paraphrase: Array, neighborhood: Array) -> Array:
@@ -76,31 +84,24 @@ def windowed(run: RunFrames, what: str, rng: np.random.Generator) -> pl.DataFram
     Returns:
         A frame of `SUMMARY_COLUMNS`; only windows of 50 have intervals.
     """
-    fine: dict[str, tuple[Array, Array]] = {}
+    smooth: dict[str, Array] = {}
     frames = []
     for kind in KINDS:
         metric = f"{kind}.{what}@now"
         series = per_edit(run, metric)
         if not len(series):
             continue
-        fine[kind] = bucket(series.steps, series.values)
-        ends = np.searchsorted(series.steps, fine[kind][0], side="right")
-        bounds = np.array([mean_interval(series.values[max(0, e - WINDOW) : e], rng) for e in ends])
-        frames += _both(metric, *fine[kind], bounds)
-    same = len(fine) == len(KINDS) and len({len(steps) for steps, _ in fine.values()}) == 1
+        steps, fine = bucket(series.steps, series.values)
+        ends = np.searchsorted(series.steps, steps, side="right")
+        smooth[kind] = moving_average(series.values, ends)
+        bounds = np.array([mean_interval(series.values[max(0, e - WINDOW) : e], rng, share=True) for e in ends])
+        none, counts = np.full_like(bounds, np.nan), np.minimum(ends, WINDOW)
+        frames.append(_frame(metric, BUCKET, steps, fine, none, np.diff(ends, prepend=0)))
+        frames.append(_frame(metric, WINDOW, steps, smooth[kind], bounds, counts))
+    same = len(smooth) == len(KINDS) and len(set(map(len, smooth.values()))) == 1
     if what == "success" and same:
-        frames += _both("score@now", fine["efficacy"][0], score(*(moving_average(fine[k][1]) for k in KINDS)), None)[1:]
+        frames.append(_frame("score@now", WINDOW, steps, score(*(smooth[k] for k in KINDS)), none, counts))
     return pl.concat([pl.DataFrame(schema=SUMMARY_COLUMNS), *frames])
-
-
-def _both(metric: str, steps: Array, values: Array, bounds: Array | None) -> list[pl.DataFrame]:
-    none = np.full((len(steps), 2), np.nan)
-    smooth = values if bounds is None else moving_average(values)
-    counts = np.minimum(np.arange(1, len(steps) + 1) * BUCKET, WINDOW)
-    return [
-        _frame(metric, BUCKET, steps, values, none, np.full(len(steps), BUCKET)),
-        _frame(metric, WINDOW, steps, smooth, none if bounds is None else bounds, counts),
-    ]
 
 
 def _frame(metric: str, window: int, steps: Array, values: Array, bounds: Array, n: NDArray[np.int64]) -> pl.DataFrame:
@@ -119,9 +120,10 @@ def _frame(metric: str, window: int, steps: Array, values: Array, bounds: Array,
 def summary(run: RunFrames, seed: int = 0) -> pl.DataFrame:
     """Return every curve of a run in one frame: step, metric, window, value, low, high, n.
 
-    `window` is 1 for figures of one step, 5 and 50 for those right after an edit, averaged over so many edits. Shares
-    have Wilson's interval, means of other figures the bootstrap's; a single figure has none (NaN). Rows of single
-    downstream items and texts are left out; the items give the interval of `downstream.<task>.accuracy`.
+    `window` is 1 for figures of one step, 5 and 50 for those right after an edit, averaged over so many edits. Rows
+    that belong to an edit are averaged over its prompts first, so that `n` and the interval are over edits. Shares have
+    Wilson's interval, means of other figures the bootstrap's; a single figure has none (NaN). Rows of single downstream
+    items and texts are left out; the items give the interval of `downstream.<task>.accuracy`.
 
     Args:
         run: the run.
@@ -129,14 +131,16 @@ def summary(run: RunFrames, seed: int = 0) -> pl.DataFrame:
     """
     rng = np.random.default_rng(seed)
     keep = ~pl.col("metric").str.contains(r"^text@|\.item$")
-    grouped = run.rows().filter(keep).group_by("step", "metric").agg(pl.col("value")).collect().sort("metric", "step")
+    units = _units(run.rows().filter(keep)).group_by("step", "metric", maintain_order=True)
+    grouped = units.agg(pl.col("value")).collect().sort("metric", "step")
     right = pl.col("value").filter(pl.col("value") == 1).len().alias("right")
     items = run.rows().filter(pl.col("metric").str.ends_with(".item")).group_by("step", "metric").agg(right, pl.len())
     counted = {(s, m.removesuffix(".item")): (r, n) for s, m, r, n in items.collect().iter_rows()}
     rows = []
     for step, metric, values in grouped.iter_rows():
         array = np.array(values)
-        low, high = mean_interval(array, rng) if len(array) > 1 else (np.nan, np.nan)
+        rate = ".success@" in metric or ".exact" in metric
+        low, high = mean_interval(array, rng, share=rate) if len(array) > 1 else (np.nan, np.nan)
         n = len(array)
         if metric.endswith(".accuracy") and (step, metric.removesuffix(".accuracy")) in counted:
             hits, n = counted[step, metric.removesuffix(".accuracy")]

@@ -8,6 +8,9 @@ from scipy.special import ndtri
 
 __all__ = ["bootstrap_mean", "mean_interval", "wilson"]
 
+FEW = 20
+"""Fewer units than this are too few to resample."""
+
 
 def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Bound a share by Wilson's score interval (Wilson 1927).
@@ -50,14 +53,20 @@ def bootstrap_mean(
     return float(low), float(high)
 
 
-def mean_interval(values: NDArray[np.float64], rng: np.random.Generator, level: float = 0.95) -> tuple[float, float]:
+def mean_interval(
+    values: NDArray[np.float64], rng: np.random.Generator, level: float = 0.95, *, share: bool = False
+) -> tuple[float, float]:
     """Bound a mean: Wilson's interval when every value is 0 or 1, the bootstrap's otherwise; NaN for a single figure.
+
+    Few shares have Wilson's too: three edits of two neighbors in three would resample to no width at all. It is never
+    too narrow, since figures between 0 and 1 vary at most as much as zeros and ones of the same mean.
 
     Args:
         values: the units' values.
         rng: draws the resamples.
         level: the coverage.
+        share: whether each value is a share of successes.
     """
-    if np.isin(values, (0.0, 1.0)).all():
+    if np.isin(values, (0.0, 1.0)).all() or (share and len(values) < FEW):
         return wilson(float(values.sum()), len(values), level)
     return bootstrap_mean(values, rng, level) if len(values) > 1 else (math.nan, math.nan)

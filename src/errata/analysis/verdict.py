@@ -10,7 +10,7 @@ from errata.analysis.collapse import Collapse, Evidence, Spike, evidence, find_c
 from errata.analysis.curves import Series, curve
 from errata.analysis.frames import RunFrames
 from errata.analysis.survival import Survival, lifetimes, survival
-from errata.analysis.windows import bucket, moving_average
+from errata.analysis.windows import WINDOW, bucket, moving_average
 
 __all__ = ["Verdict", "judge"]
 
@@ -21,6 +21,8 @@ _NEIGHBORS = "neighborhood.success@now"
 _TAKEN = "efficacy.success@now"
 _MOST = 0.9
 """With fewer new edits taken than this, safety says little, and the verdict says so."""
+_CHANCE = {_NEIGHBORS: 0.5}
+"""What guessing gives, where it is known; of answers to tasks it is not."""
 _SETTLED = 20
 """Edits before a mean over new edits says anything about their neighbors."""
 
@@ -40,6 +42,8 @@ class Verdict:
         disabling: the edits judged disabling or not finite.
         curves: every followed curve with its phases.
         survival: how long edits live.
+        taken: the share of new edits that took, of those before any collapse; None when that was not measured.
+        unable: what the unedited model could not do, so that it had nothing to lose.
     """
 
     edits: int
@@ -52,15 +56,23 @@ class Verdict:
     disabling: tuple[Spike, ...]
     curves: tuple[Evidence, ...]
     survival: Survival
+    taken: float | None = None
+    unable: tuple[str, ...] = ()
 
     @property
     def headline(self) -> str:
         """The verdict's first sentence, without its full stop."""
         if self.safe is None:
             return f"{_count(self.edits)} made; nothing that shows their cost was measured"
+        few = f", but only {self.taken:.0%} of the new edits took" if self.few_taken else ""
         if self.limit is None and self.collapse is None:
-            return f"Safe to {_count(self.safe)}, the whole run"
-        return f"Safe to {_count(self.safe)}" if self.safe else "Not safe even for the first edits"
+            return f"Safe to {_count(self.safe)}, the whole run{few}"
+        return f"Safe to {_count(self.safe)}{few}" if self.safe else "Not safe even for the first edits"
+
+    @property
+    def few_taken(self) -> bool:
+        """Whether so few new edits took that safety says little."""
+        return self.taken is not None and self.taken < _MOST
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -71,11 +83,14 @@ class Verdict:
         return " ".join(self.sentences)
 
     def _details(self) -> Iterator[str]:
-        taken = next((float(np.nanmean(e.series.values)) for e in self.curves if e.key == _TAKEN), 1.0)
-        if not taken >= _MOST:
-            yield f"Only {taken:.0%} of the new edits took: what was not learnt costs little."
         if self.limit is not None and self.safe is not None:
             yield f"After that {_loss(self.limit, self.safe)}."
+        if self.few_taken and self.safe:
+            yield "Edits that do not take cost little, so their safety says nothing good about the method."
+        elif self.few_taken:
+            yield f"Only {self.taken:.0%} of the new edits took."
+        if self.unable:
+            yield f"Not judged, since the unedited model cannot do it either: {_listed(list(self.unable))}."
         if self.gradual_start is not None and self.gradual is not None:
             yield f"Gradual decline from edit {self.gradual_start} on, first seen in {self.gradual.label}."
         if self.collapse is not None:
@@ -104,7 +119,7 @@ def judge(run: RunFrames, seed: int = 0) -> Verdict:
     Safe is the last measured edit before which every followed ability (earlier edits recalled, neighbors of the last 50
     edits, unrelated facts, each downstream task) kept at least 1 − `TOLERANCE` of its level on the unedited model (of
     earlier edits: of all), and which lies before the collapse. A reading below counts when the next one is below too,
-    or none follows.
+    or none follows. Abilities that the unedited model does not have are left out: they have nothing to lose.
 
     Args:
         run: the run.
@@ -113,8 +128,9 @@ def judge(run: RunFrames, seed: int = 0) -> Verdict:
     curves = evidence(run, seed)
     collapse = find_collapse(run, curves)
     edits = run.n_edits
-    kept = [e for e in curves if e.group in _KEPT]
-    kept += [_smoothed(run, e) for e in curves if e.key == _NEIGHBORS and e.series.steps[-1] >= _SETTLED]
+    followed = [e for e in curves if e.group in _KEPT and e.series.steps[-1] > 0]
+    followed += [_smoothed(run, e) for e in curves if e.key == _NEIGHBORS and e.series.steps[-1] >= _SETTLED]
+    kept = [e for e in followed if _able(e)]
     bounds = [(_safe_until(e, edits), e) for e in kept]
     safe, limit = min(bounds, key=lambda b: b[0], default=(None, None))
     if safe == edits:
@@ -135,17 +151,35 @@ def judge(run: RunFrames, seed: int = 0) -> Verdict:
         disabling=spikes(run),
         curves=curves,
         survival=survival(lifetimes(run)),
+        taken=_taken(curves, collapse),
+        unable=tuple(e.label for e in followed if not _able(e)),
     )
+
+
+def _taken(curves: tuple[Evidence, ...], collapse: Collapse | None) -> float | None:
+    """Return the share of new edits that took before the collapse; of a dead model, none do."""
+    series = next((e.series for e in curves if e.key == _TAKEN), None)
+    if series is None:
+        return None
+    before = series.steps < (collapse.interval[0] if collapse else math.inf)
+    return float(np.nan_to_num(series.values[before]).mean()) if before.any() else None
+
+
+def _able(e: Evidence) -> bool:
+    """Return whether there is something to lose, as far as the unedited model was measured."""
+    return e.series.steps[0] > 0 or bool(e.series.values[0] > _CHANCE.get(e.key, 0.0))
 
 
 def _smoothed(run: RunFrames, e: Evidence) -> Evidence:
     """Return a curve of one figure an edit as means over 50, after its level on the unedited model."""
-    steps, values = bucket(e.series.steps, e.series.values)
-    smooth = moving_average(values)
+    steps, _ = bucket(e.series.steps, e.series.values)
+    smooth = moving_average(e.series.values, np.searchsorted(e.series.steps, steps, side="right"), WINDOW)
     base = curve(run, e.key.replace("@now", "@base")).values
     settled = steps >= _SETTLED
-    level = base if len(base) else smooth[settled][:1]
-    series = Series(np.append(0.0, steps[settled]), np.append(level[0], smooth[settled]))
+    series = Series(
+        np.append(np.zeros(len(base[:1])), steps[settled]),
+        np.append(base[:1], smooth[settled]),
+    )
     return replace(e, series=series)
 
 

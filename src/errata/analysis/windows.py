@@ -31,6 +31,12 @@ def bucket(steps: Array, values: Array, size: int = BUCKET) -> tuple[Array, Arra
     return steps[ends], np.add.reduceat(values, starts) / counts
 
 
-def moving_average(values: Array, size: int = WINDOW // BUCKET) -> Array:
-    """Average each point with the `size` − 1 points before it; the first points average over what there is."""
-    return np.array([values[max(0, i + 1 - size) : i + 1].mean() for i in range(len(values))])
+def moving_average(values: Array, ends: NDArray[np.intp], size: int = WINDOW) -> Array:
+    """Average the last `size` edits at some places; the first places average over what there is.
+
+    Args:
+        values: one figure an edit.
+        ends: how many edits there are up to each place.
+        size: edits in a mean.
+    """
+    return np.array([values[max(0, end - size) : end].mean() for end in ends])
