@@ -240,3 +240,33 @@ def test_the_shortest_runs_have_reports_too(tmp_path: Path) -> None:
     for part in (bare / "probes").glob("*/*.parquet"):
         part.unlink()
     assert "nothing that shows their cost was measured" in report(bare)[0].read_text(encoding="utf-8")
+
+
+def test_a_method_whose_edits_do_not_take_gets_no_good_headline(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", n=60, collapse=None, decay=0.0)
+    for part in (path / "probes" / "proficiency").glob("*.parquet"):
+        frame = pl.read_parquet(part)
+        value = pl.when(pl.col("metric") == "efficacy.success@now").then((pl.col("step") % 20 == 0).cast(pl.Float64))
+        frame.with_columns(value.otherwise("value").alias("value")).write_parquet(part)
+    words = "the whole run, but only 5% of the new edits took."
+    page = report(path)[0].read_text(encoding="utf-8")
+    assert f'<p class="headline">Safe to 60 edits, {words}</p>' in page
+    assert re.search(r'<div class="bad"><dt>New edits taken</dt><dd>5 %</dd>', page)
+    assert words in compare([path], tmp_path / "compare.html")[0].read_text(encoding="utf-8")
+
+
+def test_few_edits_before_a_collapse_show_in_the_intervals(tmp_path: Path) -> None:
+    judged = Judged.of(make_run(tmp_path / "run", n=100, collapse=14, decay=0.0))
+    assert judged.verdict.collapse is not None
+    made = table3([("rome", judged.run, judged.verdict)])
+    for row in ("efficacy", "locality", "forgetting"):
+        cell = made.rows[row][0]
+        assert cell.low <= cell.value <= cell.high
+        assert cell.high - cell.low > 0.15, row
+
+
+def test_the_unedited_model_alone_is_no_loss(tmp_path: Path) -> None:
+    judged = Judged.of(make_run(tmp_path / "run", n=100, collapse=5))
+    made = table3([("rome", judged.run, judged.verdict)])
+    assert made.rows["loss of downstream before collapse"][0].word == "not measured"
+    assert made.rows["duration before collapse"][0].value == 5

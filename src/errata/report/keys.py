@@ -1,6 +1,6 @@
 """The key figures below the verdict."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -48,10 +48,11 @@ def keys(verdict: Verdict, curves: pl.DataFrame) -> list[Key]:
         else Key("Collapse", "none", f"in {verdict.edits:,} edits"),
     ]
     by_key = {e.key: e for e in verdict.curves}
+    taken = "efficacy.success@now"
     made += [
-        _around(label, by_key[key], verdict)
+        replace(_around(label, by_key[key], verdict), bad=verdict.few_taken and key == taken)
         for key, label in (
-            ("efficacy.success@now", "New edits taken"),
+            (taken, "New edits taken"),
             ("forgotten.current", "Earlier edits recalled"),
             ("unrelated.exact", "Unrelated facts kept"),
         )

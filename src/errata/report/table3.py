@@ -108,7 +108,7 @@ def _until(v: Verdict) -> float:
 def _mean(run: RunFrames, v: Verdict, metric: str, rng: np.random.Generator) -> tuple[float, float, float] | None:
     series = per_edit(run, metric)
     values = series.values[series.steps < _until(v)]
-    return (float(values.mean()), *mean_interval(values, rng)) if len(values) else None
+    return (float(values.mean()), *mean_interval(values, rng, share=True)) if len(values) else None
 
 
 def _efficacy(run: RunFrames, v: Verdict, rng: np.random.Generator) -> Cell:
@@ -137,7 +137,8 @@ def _loss(run: RunFrames, v: Verdict, rng: np.random.Generator) -> Cell:
     losses = []
     for task in tasks(run):
         frame = run.metric(f"downstream.{task}.f1").filter(pl.col("step") < _until(v))
-        if len(frame) and frame["value"][0] > 0:
+        # The unedited model alone has lost nothing yet, which is no measurement.
+        if len(frame) and frame["step"][-1] > 0 and frame["value"][0] > 0:
             losses.append(1 - frame["value"][-1] / frame["value"][0])
     if not losses:
         return _none()
