@@ -286,6 +286,15 @@ def test_an_edit_judged_disabling_is_no_collapse_without_a_fall(tmp_path: Path) 
     assert judge(load_run(path)).collapse is None
 
 
+def test_a_gradual_decline_is_none_although_edits_in_it_are_judged_disabling(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", n=200, collapse=None, decay=0.0)
+    rewrite(path, r"^downstream\..*\.f1$", (-pl.col("step") / 80).exp())
+    lines = [json.loads(line) for line in (path / "journal.jsonl").read_text().splitlines()]
+    middle = [line | {"status": "disabling"} if 40 < line["edit"] < 160 else line for line in lines]
+    (path / "journal.jsonl").write_text("".join(json.dumps(x) + "\n" for x in middle))
+    assert judge(load_run(path)).collapse is None
+
+
 def test_what_the_model_never_could_is_left_out(tmp_path: Path) -> None:
     path = make_run(tmp_path / "run", n=60, collapse=None, decay=0.0)
     rewrite(path, r"^(unrelated\.exact|neighborhood\.success@.*)$", pl.lit(0.0))

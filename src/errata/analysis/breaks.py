@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Break", "best_break", "lasts", "line", "line_errors"]
+__all__ = ["Break", "best_break", "lasts", "least_points", "line", "line_errors"]
 
 Array = NDArray[np.float64]
 
@@ -77,6 +77,11 @@ def _line_ends(x: Array, y: Array, sizes: NDArray[np.int_], at: Array) -> Array:
     return np.asarray(sy / sizes + slope * (at - sx / sizes))
 
 
+def least_points(n: int, near: int) -> int:
+    """Return the fewest of n points through which a line is fitted: half of `near`, and 3 (2 on short curves)."""
+    return max(3 if n >= 20 else 2, near // 2)
+
+
 def best_break(x: Array, y: Array, direction: str, floor: float, near: int) -> Break | None:
     """Return the break that explains the curve best among those that fall far enough for good, if better than none.
 
@@ -90,21 +95,21 @@ def best_break(x: Array, y: Array, direction: str, floor: float, near: int) -> B
     """
     n = len(x)
     errors = line_errors(x, y)[0]
-    least_size = max(3 if n >= 20 else 2, near // 2)
-    places = np.arange(least_size, n - least_size + 1)
+    least = least_points(n, near)
+    places = np.arange(least, n - least + 1)
     # The lines are asked half-way between the last point before the break and the first after it.
     middle = (x[places - 1] + x[places]) / 2
     lines = _line_ends(x, y, places, middle) - _line_ends(x[::-1], y[::-1], n - places, middle)
     local, around = _falls(y, places, near)
     tiny = n * (1e-6 * (np.ptp(y) or 1.0)) ** 2
     best: Break | None = None
-    least = n * np.log((errors[0] + tiny) / n) + 2 * np.log(n)
+    lowest = n * np.log((errors[0] + tiny) / n) + 2 * np.log(n)
     for sign in {"falling": (1,), "rising": (-1,), "auto": (1, -1)}[direction]:
         enough = (sign * lines >= floor) & (sign * local >= floor) & (sign * local >= STEEPER * sign * around)
         for b, fall in zip(places[enough], sign * lines[enough], strict=True):
             bic = n * np.log((errors[b] + tiny) / n) + 5 * np.log(n)
-            if bic < least and lasts(sign * y, int(b), near, floor, start=direction == "auto"):
-                best, least = Break(int(b), sign, float(fall)), bic
+            if bic < lowest and lasts(sign * y, int(b), near, floor, start=direction == "auto"):
+                best, lowest = Break(int(b), sign, float(fall)), bic
     return best
 
 

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from errata.analysis.breaks import best_break, lasts, line, line_errors
+from errata.analysis.breaks import best_break, lasts, least_points, line, line_errors
 from errata.errors import AnalysisError
 
 __all__ = ["Direction", "Phases", "find_phases", "level_break"]
@@ -137,8 +137,10 @@ def level_break(
     finite = np.isfinite(values)
     x, y = steps[finite], values[finite]
     sign = 1 if found.direction == "falling" else -1
+    edge = least_points(len(x), near) if len(x) >= MIN_POINTS else len(x)
     for place in np.unique(np.searchsorted(x, edits)):
-        if least <= place <= len(x) - least:
+        # Elsewhere lines were fitted, and their word stands.
+        if least <= place <= len(x) - least and min(place, len(x) - place) < edge:
             before, after = float(y[max(0, place - near) : place].mean()), float(y[place : place + near].mean())
             if sign * (before - after) >= fall and lasts(sign * y, int(place), near, fall):
                 gradual = found.gradual_start if found.gradual_start is not None else math.inf
