@@ -43,16 +43,17 @@ def test_the_six_lines(tmp_path) -> None:
     assert target.group(1) in after, done.stdout
 
 
-@pytest.mark.parametrize("command", commands())
-def test_a_command_of_the_readme(command: str, folder: Path) -> None:
-    program, *arguments = shlex.split(command)
-    assert program == "errata"
+def test_the_commands_of_the_readme(folder: Path) -> None:
+    # One after another: later ones read what earlier ones wrote.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "errata", *arguments], cwd=folder, capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+    for command in commands():
+        program, *arguments = shlex.split(command)
+        assert program == "errata"
+        done = subprocess.run(
+            [sys.executable, "-m", "errata", *arguments], cwd=folder, capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        assert done.stdout.strip(), command
 
 
 @pytest.mark.parametrize("target", ["demo", "test"])

@@ -28,9 +28,9 @@ def info(
     if as_json:
         typer.echo(json.dumps(cards, indent=1))
         return
-    from errata.lab.card import render
+    from errata.lab.page import page
 
-    typer.echo("\n\n".join(render(one, card) for one, card in cards.items()))
+    typer.echo("\n\n".join(page(card) for one, card in cards.items()))
 
 
 @app.command()
