@@ -89,6 +89,16 @@ def test_overrides_switch_the_method_of_any_recipe(errata, material, tmp_path) -
     assert json.loads(printed)["edits"] == 2
 
 
+def test_an_infinite_setting_survives_the_record(errata, material, tmp_path) -> None:
+    out = tmp_path / "r"
+    errata(
+        "run", material / "recipe.yaml", "-o", "method.value.clamp_norm_factor=.inf", "-o", "edits.n=1", "--out", out
+    )
+    config = json.loads((out / "run.json").read_text())["config"]
+    assert config["method"]["value"]["clamp_norm_factor"] == float("inf")
+    assert errata("resume", out)[0] == 0
+
+
 def test_a_run_directory_is_not_overwritten(errata, material, tmp_path) -> None:
     errata("run", material / "recipe.yaml", "-o", "edits.n=1", "--out", tmp_path / "r")
     before = (tmp_path / "r" / "journal.jsonl").read_bytes()

@@ -15,13 +15,25 @@ __all__ = ["EditsSection", "MethodSection", "ModelSection", "ProbeSection", "Rec
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        coerce_numbers_to_str=True,
+        ser_json_inf_nan="constants",
+    )
 
 
 class _OpenSection(_Section):
     """A section with a name, whose further keys belong to what is named and are checked there."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="allow",
+        use_attribute_docstrings=True,
+        coerce_numbers_to_str=True,
+        ser_json_inf_nan="constants",
+    )
 
     name: str
 
