@@ -1,6 +1,6 @@
 """What an editor proposes: changes of weights, as low-rank factors where the method is low-rank."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -123,5 +123,5 @@ def overlay(model: EditableModel, changes: Mapping[str, Change]) -> Iterator[Non
         yield
 
 
-def _adder(change: Change):  # type: ignore[no-untyped-def]
+def _adder(change: Change) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda received, output: output + change.apply(received)
