@@ -1,0 +1,54 @@
+"""The finished runs and screens of a reproduction, read when asked for."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+
+from errata.analysis.frames import RunFrames, load_run
+from errata.analysis.verdict import Verdict, judge
+
+__all__ = ["Results"]
+
+
+class Results:
+    """Give what was measured to the claims; nothing here needs a model.
+
+    Args:
+        runs: directory of each finished run, by name.
+        screens: directory of each finished screen, by name.
+        seed: of the bootstraps.
+    """
+
+    def __init__(self, runs: Mapping[str, Path], screens: Mapping[str, Path] | None = None, seed: int = 0) -> None:
+        self.paths = dict(runs)
+        self.screens = dict(screens or {})
+        self.seed = seed
+        self._runs: dict[str, RunFrames] = {}
+        self._verdicts: dict[str, Verdict] = {}
+
+    def rng(self) -> np.random.Generator:
+        """Return a fresh generator, so that a figure does not depend on what was asked for before it."""
+        return np.random.default_rng(self.seed)
+
+    def names(self, pattern: str) -> list[str]:
+        """Return the names of the finished runs that match, such as "rome/*"."""
+        return [name for name in self.paths if fnmatchcase(name, pattern)]
+
+    def run(self, name: str) -> RunFrames:
+        """Return a run's rows."""
+        if name not in self._runs:
+            self._runs[name] = load_run(self.paths[name])
+        return self._runs[name]
+
+    def verdict(self, name: str) -> Verdict:
+        """Return a run's verdict: where it declines and collapses."""
+        if name not in self._verdicts:
+            self._verdicts[name] = judge(self.run(name), self.seed)
+        return self._verdicts[name]
+
+    def has(self, needs: tuple[str, ...]) -> bool:
+        """Return whether there is something for every pattern."""
+        known = [*self.paths, *self.screens]
+        return all(any(fnmatchcase(name, pattern) for name in known) for pattern in needs)
