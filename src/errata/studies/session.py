@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from errata.editors.base import Editor
 from errata.editors.registry import editor_class, resolve_settings
+from errata.editors.settings import EditorSettings
 from errata.editors.statistics import StatisticsStore, default_cache
 from errata.editors.text_source import TextSource
 from errata.edits import EditStream
@@ -26,7 +27,7 @@ from errata.probes.continuations import ContinuationSettings
 from errata.studies.recipe import Recipe
 from errata.validation import explain
 
-__all__ = ["Session", "build_probe", "open_session", "prepare", "reading", "sources"]
+__all__ = ["Session", "build_probe", "open_session", "prepare", "reading", "resolved", "sources"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,10 @@ class Session:
 
 
 def open_session(
-    recipe: Recipe, tell: Callable[[str], None] = lambda message: None, model: EditableModel | None = None
+    recipe: Recipe,
+    tell: Callable[[str], None] = lambda message: None,
+    model: EditableModel | None = None,
+    stream: EditStream | None = None,
 ) -> Session:
     """Load the model and the facts, and build editor and probes with resolved settings; nothing is computed yet.
 
@@ -49,25 +53,39 @@ def open_session(
         recipe: what to run.
         tell: receives remarks on the data, one line each.
         model: used instead of loading the recipe's: its outline, where no weight is needed.
+        stream: used instead of reading the recipe's data set: the facts that a run directory holds.
     """
     if model is None:
         asked = recipe.model
         model = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map)
     if recipe.edits.prompt_form == "chat":
         model.chat = ChatForm(model.tokenizer, model.name)
-    stream = load_stream(recipe.edits, recipe.model.name, tell)
+    if stream is None:
+        stream = load_stream(recipe.edits, recipe.model.name, tell)
     settings = resolve_settings(recipe.method.name, model, recipe.method.settings)
     editor = editor_class(recipe.method.name)(settings)
     probes = tuple(build_probe(section.name, section.settings) for section in recipe.probes)
-    resolved = {
+    return Session(_written_out(recipe, settings, probes), model, stream, editor, probes)
+
+
+def resolved(recipe: Recipe, model: EditableModel) -> Recipe:
+    """Return a recipe with every setting of its method and its probes written out.
+
+    Args:
+        recipe: the recipe.
+        model: the recipe's model, or its outline.
+    """
+    settings = resolve_settings(recipe.method.name, model, recipe.method.settings)
+    return _written_out(recipe, settings, [build_probe(section.name, section.settings) for section in recipe.probes])
+
+
+def _written_out(recipe: Recipe, settings: EditorSettings, probes: Sequence[Probe]) -> Recipe:
+    whole = {
         **recipe.model_dump(mode="json"),
         "method": {"name": recipe.method.name, **settings.model_dump(mode="json")},
-        "probes": [
-            {"name": section.name, **probe.settings.model_dump(mode="json")}
-            for section, probe in zip(recipe.probes, probes, strict=True)
-        ],
+        "probes": [{"name": probe.name, **probe.settings.model_dump(mode="json")} for probe in probes],
     }
-    return Session(Recipe.model_validate(resolved), model, stream, editor, probes)
+    return Recipe.model_validate(whole)
 
 
 def sources(session: Session) -> dict[str, str]:

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from errata.edits import EditStream
-from errata.errors import ResumeError, RunError
+from errata.edits.jsonl import read_jsonl
+from errata.errors import ErrataError, ResumeError, RunError
 from errata.files import sync_folder, write_aside
 from errata.probes.rows import Row, write_rows
 
@@ -85,7 +86,27 @@ class RunStore:
             raise RunError(f"{self.path} is not a run directory: it has no run.json.") from e
         except ValueError as e:
             raise RunError(f"{self.path / 'run.json'} is damaged: {e}") from e
+        wanted = {"config": dict, "model_fingerprint": str, "sources": dict, "stream": dict}
+        for key, kind in wanted.items():
+            if not isinstance(content, dict) or not isinstance(content.get(key), kind):
+                file = self.path / "run.json"
+                raise RunError(f"{file} holds no `{key}`: it is damaged, or not Errata's. Restore it from a copy.")
         return content
+
+    def stream(self) -> EditStream:
+        """Read the facts of the run from its own `facts.jsonl`.
+
+        Raises:
+            RunError: when the file is missing or damaged, or holds other facts than the run was begun with.
+        """
+        file, begun = self.path / "facts.jsonl", self.description()["stream"]
+        try:
+            stream = EditStream(tuple(read_jsonl(str(file))), begun["batch_size"])
+        except ErrataError as e:
+            raise RunError(f"the facts of {self.path} cannot be read: {e} Restore the file from a copy.") from e
+        if stream.fingerprint() != begun["fingerprint"]:
+            raise RunError(f"{file} does not hold the facts that the run was begun with. Restore it from a copy.")
+        return stream
 
     def check(self, model_fingerprint: str, stream: EditStream, sources: Mapping[str, str]) -> None:
         """Compare model, facts and texts with those the run was begun with.
@@ -174,6 +195,16 @@ class RunStore:
                     f"the journal, will serve."
                 ) from e
         return None
+
+    def finished(self) -> bool:
+        """Say whether the run has come to its end; reads one small file, while another process may be writing."""
+        try:
+            state = json.loads((self._checkpoints()[-1] / "state.json").read_text(encoding="utf-8"))
+        except (IndexError, FileNotFoundError):  # none yet, or the oldest of several just dropped
+            return False
+        except ValueError as e:
+            raise RunError(f"a checkpoint of {self.path} is damaged ({e}). Remove its newest folder.") from e
+        return bool(state["finished"])
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.path / "checkpoints").glob("step-*"))
