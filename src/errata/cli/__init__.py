@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from errata.cli import catalogue, lab, parity, phases, report, run, trace, train
+from errata.cli import catalogue, doctor, lab, parity, phases, report, run, trace, train
 from errata.errors import ErrataError
 
 __all__ = ["app", "main"]
@@ -27,6 +27,7 @@ app.command("methods")(catalogue.methods)
 app.command("models")(catalogue.models)
 app.command("datasets")(catalogue.datasets)
 app.command("tasks")(catalogue.tasks)
+app.command("doctor")(doctor.doctor)
 app.command("trace")(trace.trace)
 app.command("train")(train.train)
 app.command("phases")(phases.phases)
