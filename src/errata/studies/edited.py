@@ -1,0 +1,136 @@
+"""The edited model of a run directory: the base model with everything that the journal holds."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from pydantic import ValidationError
+
+from errata.editors.base import Editor
+from errata.editors.settings import EditorSettings
+from errata.editors.statistics import StatisticsStore, model_fingerprint
+from errata.editors.update import Update
+from errata.edits import EditStream, Fact
+from errata.errors import ConfigError, ResumeError, RunError
+from errata.models import EditableModel
+from errata.studies.recipe import Recipe
+from errata.studies.session import Session, open_session, prepare
+from errata.studies.store import RunStore
+from errata.trajectory import DiskJournal, Trajectory
+from errata.validation import explain
+
+__all__ = ["Edited", "open_edited", "recorded_recipe"]
+
+
+@dataclass(frozen=True)
+class Edited:
+    """A run directory, opened: its model holds every applied edit. Close it to let others in.
+
+    Args:
+        store: the run directory.
+        recipe: what it was made with, every setting resolved.
+        model: the edited model; plain transformers underneath.
+        stream: the facts, in the order of their edits.
+        trajectory: shows earlier steps (`at`), takes edits back (`undo`).
+    """
+
+    store: RunStore
+    recipe: Recipe
+    model: EditableModel
+    stream: EditStream
+    trajectory: Trajectory
+    _held: ExitStack
+
+    def close(self) -> None:
+        """Take off what a method beside the weights has attached, and give the directory free; the weights stay."""
+        self._held.close()
+
+
+class _Recorded(Editor):
+    """Stands for a method that changes weights alone: its part was done when its updates were recorded."""
+
+    name = "recorded"
+    paper = "none"
+    Settings = EditorSettings
+
+    def __init__(self, settings: EditorSettings) -> None:
+        self.settings = settings
+
+    def prepare(self, model: EditableModel, statistics: StatisticsStore, rng: Random) -> None:
+        """Nothing to prepare."""
+
+    def propose(self, model: EditableModel, batch: Sequence[Fact]) -> Update:
+        """Refuse: the method itself would have to be prepared."""
+        raise ConfigError("this run directory was opened to be read; open it with ready=True to edit further.")
+
+    def remember(self, update: Update) -> None:
+        """Nothing to remember."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+def open_edited(
+    directory: Path,
+    *,
+    model: EditableModel | None = None,
+    ready: bool = False,
+    tell: Callable[[str], None] = lambda message: None,
+) -> Edited:
+    """Rebuild the edited model of any run directory: base model, then every applied update, in their order.
+
+    Sums are those of the run, so the weights are the run's own bit for bit. Methods beside the weights (GRACE, WISE,
+    SERAC, ...) are attached as well. The directory stays locked until `close`.
+
+    Args:
+        directory: what `errata run` or `errata edit` made.
+        model: the unedited base model, where it is loaded already; it is edited in place.
+        ready: prepare the method too, which may need its statistics, so that further edits can be proposed.
+        tell: receives remarks, one line each.
+
+    Raises:
+        RunError: when it is no run directory, damaged, or in use by another process.
+        ResumeError: when the base model is not the one that was edited.
+    """
+    store = RunStore(directory)
+    recipe = recorded_recipe(store)
+    with ExitStack() as held:
+        held.enter_context(store.lock())
+        session = open_session(recipe, tell, model, store.stream())
+        if store.description()["model_fingerprint"] != model_fingerprint(session.model):
+            raise ResumeError(
+                f"the model {session.model.name!r} is not the one that {directory} was made from: its weights differ. "
+                f"Give the original, unedited weights."
+            )
+        if beside := type(session.editor).attach is not Editor.attach or ready:
+            prepare(session)
+        trajectory = _replayed(session, store, session.editor if beside else _Recorded(EditorSettings()))
+        held.callback(trajectory.close)
+        return Edited(store, session.recipe, session.model, session.stream, trajectory, held.pop_all())
+
+
+def recorded_recipe(store: RunStore) -> Recipe:
+    """Return the recipe that a run directory was made with.
+
+    Raises:
+        RunError: when `run.json` holds none that this version understands.
+    """
+    try:
+        return Recipe.model_validate(store.description()["config"])
+    except ValidationError as e:
+        raise RunError(explain(e, Recipe, str(store.path / "run.json"))) from e
+
+
+def _replayed(session: Session, store: RunStore, editor: Editor) -> Trajectory:
+    """Apply the journal from the last checkpoint on; from the beginning where edits were taken back since."""
+    journal = DiskJournal(store.path)
+    checkpoint = store.last_checkpoint(journal.step)
+    if checkpoint is not None and checkpoint.undone != journal.undone:
+        checkpoint = None
+    trajectory = Trajectory(session.model, editor, journal=journal, start=checkpoint)
+    while trajectory.replay():
+        pass
+    return trajectory
