@@ -128,6 +128,16 @@ def test_the_seed_decides_the_order_and_the_given_order_is_kept() -> None:
     assert EditStream.build(facts, n=5).facts == tuple(facts[:5])
 
 
+@pytest.mark.parametrize("order", ["given", "shuffled", "unique"])
+def test_sets_that_skip_those_before_them_are_disjoint_and_whole(order: str) -> None:
+    facts = tiny_facts(20)
+    sets = [EditStream.build(facts, n=6, skip=6 * i, order=order, rng=Random(1)).facts for i in range(3)]
+    whole = EditStream.build(facts, order=order, rng=Random(1)).facts
+    assert sum(sets, ()) == whole[:18]
+    with pytest.raises(ConfigError, match=r"edits\.n asks for 6 facts, but the data set gives 2 .* the 18 to skip"):
+        EditStream.build(facts, n=6, skip=18, order=order)
+
+
 @pytest.mark.parametrize(("n", "size"), [(0, 1), (5, 1), (5, 2), (5, 5), (5, 9)])
 def test_batches_cover_every_fact_once_and_count_edits(n: int, size: int) -> None:
     stream = EditStream(tuple(tiny_facts(n)), size)

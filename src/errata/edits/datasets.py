@@ -32,6 +32,8 @@ class Selection(Protocol):
     @property
     def n(self) -> int | None: ...
     @property
+    def skip(self) -> int: ...
+    @property
     def batch_size(self) -> int: ...
     @property
     def order(self) -> str: ...
@@ -95,10 +97,19 @@ def load_stream(edits: Selection, model: str, tell: Callable[[str], None] = lamb
     if edits.order_file is not None:
         facts, order = apply_order(facts, Path(edits.order_file), edits.sample), "given"
     stream = EditStream.build(
-        facts, n=edits.n, batch_size=edits.batch_size, order=order, repeat=edits.repeat, rng=Random(edits.seed)
+        facts,
+        n=edits.n,
+        skip=edits.skip,
+        batch_size=edits.batch_size,
+        order=order,
+        repeat=edits.repeat,
+        rng=Random(edits.seed),
     )
     if not stream.facts:
-        raise EditDataError(f"the data set {edits.dataset!r} ({edits.path or 'its own source'}) holds no facts.")
+        skipped = f" after the {edits.skip} to skip" if edits.skip else ""
+        raise EditDataError(
+            f"the data set {edits.dataset!r} ({edits.path or 'its own source'}) holds no facts{skipped}."
+        )
     for line in DataReport.of(stream.facts).lines():
         tell(line)
     return stream

@@ -45,6 +45,7 @@ class EditStream:
         facts: Sequence[Fact],
         *,
         n: int | None = None,
+        skip: int = 0,
         batch_size: int = 1,
         order: str = "given",
         repeat: int = 2,
@@ -55,6 +56,7 @@ class EditStream:
         Args:
             facts: the whole data set, or a selection already ordered by an index file.
             n: how many to take; all when None.
+            skip: how many to pass over at the beginning of the order, so that several runs edit disjoint sets.
             order: "given" keeps the order; "shuffled" permutes with `rng`; "unique" keeps the first fact of every
                 lower-cased subject, then permutes, as the first paper samples CounterFact (2401.07453 §3). "reedit"
                 takes such unique facts and edits all of them, then all again to another object; "conflicting" edits
@@ -78,14 +80,17 @@ class EditStream:
         if order != "given":
             rng.shuffle(chosen)
         if order in ("reedit", "conflicting"):
+            chosen, skip = chosen[skip:], 0
             taken = chosen if n is None else chosen[: -(-n // repeat)]
             rounds = edited_again(taken, facts, repeat, rng)
             in_turn = rounds if order == "reedit" else zip(*rounds, strict=True)
             chosen = [fact for part in in_turn for fact in part]
+        chosen = chosen[skip:]
         if n is not None:
             if n > len(chosen):
+                left_out = f" after the {skip} to skip" if skip else ""
                 raise ConfigError(
-                    f"edits.n asks for {n} facts, but the data set gives {len(chosen)} in order {order!r}."
+                    f"edits.n asks for {n} facts, but the data set gives {len(chosen)} in order {order!r}{left_out}."
                 )
             chosen = chosen[:n]
         return cls(tuple(chosen), batch_size)

@@ -20,6 +20,8 @@ class ProbeSettings(EditorSettings):
 
     every: int = Field(default=1, ge=1)
     """Measure whenever this many further edits have been made, and at the end."""
+    also_at: tuple[int, ...] = ()
+    """Further numbers of edits after which to measure, for uneven schedules: [1, 5] beside every 10th."""
     at_start: bool = True
     """Measure the unedited model too."""
     prompt_form: Literal["edits", "raw", "chat"] = "edits"

@@ -79,6 +79,8 @@ class EditsSection(_Section):
     """The data set's file or directory, or its hub name; the data set's own default when absent."""
     n: int | None = Field(default=None, ge=1)
     """How many facts; all when absent."""
+    skip: int = Field(default=0, ge=0)
+    """How many facts of the order to pass over first: 0, 100 and 200 with n 100 are three disjoint sets."""
     batch_size: int = Field(default=1, ge=1)
     """Facts in one update."""
     order: Literal["given", "shuffled", "unique", "reedit", "conflicting"] = "given"

@@ -168,9 +168,10 @@ class _Loop:
 
 
 def _due(probe: Probe, step: int, before: int) -> bool:
-    every = probe.settings.every
-    due: bool = step // every > before // every if step else probe.settings.at_start
-    return due
+    settings = probe.settings
+    if not step:
+        return bool(settings.at_start)
+    return step // settings.every > before // settings.every or any(before < n <= step for n in settings.also_at)
 
 
 @contextmanager
