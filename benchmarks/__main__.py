@@ -7,22 +7,27 @@ import platform
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import transformers
 
+from benchmarks.accuracy import long_runs
 from benchmarks.edits import METHODS, batches, one_by_one
 from benchmarks.growth import keys_in_memory, whole_edits
 from benchmarks.memory import peaks
 from benchmarks.probes import retests
+from benchmarks.probing import probed_run
 from benchmarks.shapes import SIZES
 from benchmarks.solve import solves
 from benchmarks.startup import starts
 from benchmarks.tables import Table, fill
 
 SECTIONS = ("startup", "solve", "edits", "medium", "batches", "probes", "growth", "memory")
+LONG = ("accuracy", "probing")
+"""Sections that are measured only when they are named: each takes up to a quarter of an hour by itself."""
 
 
 def measure(section: str, quick: bool, folder: Path) -> Iterator[Table]:
@@ -47,6 +52,10 @@ def measure(section: str, quick: bool, folder: Path) -> Iterator[Table]:
         counts, near = ((10, 200), 10) if quick else ((10, 100, 1_000, 10_000), 40)
         yield whole_edits(SIZES["tiny"], counts, near, folder)
         yield keys_in_memory(768, counts, near, folder)
+    elif section == "accuracy":
+        yield long_runs(*((256, (10, 100, 1_000), 8, 100) if quick else (3072, (10, 100, 1_000, 10_000), 8, 500)))
+    elif section == "probing":
+        yield probed_run("lab-s" if quick else "lab-m", "memit", *((4, 2) if quick else (1_000, 100)), folder)
     else:
         yield peaks(SIZES["gpt2-small"] if quick else None, folder)
 
@@ -73,11 +82,14 @@ def _machine(threads: int) -> Table:
 def main() -> None:
     """Run the sections asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="sections; all by default")
+    parser.add_argument(
+        "--only", nargs="+", choices=SECTIONS + LONG, default=SECTIONS, help=f"sections; by default all but {LONG}"
+    )
     parser.add_argument("--quick", action="store_true", help="one repetition and small counts, to see that all works")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of torch; 2 by default")
     parser.add_argument("--page", type=Path, help="a page whose tables are replaced, such as docs/performance.md")
     parser.add_argument("--json", type=Path, help="where every single figure is written")
+    parser.add_argument("--folder", type=Path, help="where runs and caches are kept, so that long sections continue")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     transformers.utils.logging.set_verbosity_error()
@@ -93,11 +105,13 @@ def main() -> None:
             asked.json.write_text(json.dumps([asdict(t) for t in made], indent=1), encoding="utf-8")
 
     show(_machine(asked.threads))
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["ERRATA_CACHE"] = folder
+    with ExitStack() as stack:
+        folder = asked.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["ERRATA_CACHE"] = str(folder)
         for section in asked.only:
             started = time.perf_counter()
-            for table in measure(section, asked.quick, Path(folder)):
+            for table in measure(section, asked.quick, folder):
                 show(table)
             print(f"\n{section}: {time.perf_counter() - started:.0f} s", flush=True)
 
