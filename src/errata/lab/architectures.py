@@ -1,7 +1,9 @@
-"""The two architectures of the lab, in plain transformers classes."""
+"""The two architectures of the lab, in plain transformers classes, and what a training begins with."""
 
+from random import Random
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import (
     GPT2Config,
@@ -12,9 +14,33 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from errata.lab.models import LabSpec
+from errata.lab.corpus import plain_documents
+from errata.lab.dialogue import CHAT_TEMPLATE
+from errata.lab.models import LabSpec, asset_path
+from errata.lab.tokenizer import train_tokenizer
+from errata.lab.world import World
 
-__all__ = ["blocks_of", "new_model"]
+__all__ = ["beginning", "blocks_of", "new_model"]
+
+
+def beginning(spec: LabSpec, world: World) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Return the model and the tokenizer with which a training begins: new ones, or those of a shipped model.
+
+    Args:
+        spec: its recipe.
+        world: whose words a new tokenizer is made for.
+    """
+    if not spec.start:
+        bos = spec.architecture == "llama"
+        tokenizer = train_tokenizer(plain_documents(world, Random("tokenizer"), 4000), bos=bos)
+        return new_model(spec, tokenizer), tokenizer
+    path = asset_path(spec.start)
+    model = (GPT2LMHeadModel if spec.architecture == "gpt2" else LlamaForCausalLM).from_pretrained(
+        path, dtype=torch.float32
+    )
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return model, tokenizer
 
 
 def new_model(spec: LabSpec, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:

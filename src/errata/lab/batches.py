@@ -52,7 +52,15 @@ class BatchMaker:
     """Turn a world into training batches."""
 
     def __init__(
-        self, world: World, tokenizer: PreTrainedTokenizerFast, *, rows: int, length: int, bos: bool, swaps: bool = True
+        self,
+        world: World,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        rows: int,
+        length: int,
+        bos: bool,
+        swaps: bool = True,
+        turns: float = 0.0,
     ) -> None:
         """Prepare a world's words.
 
@@ -63,8 +71,10 @@ class BatchMaker:
             length: of a row.
             bos: whether rows begin with the tokenizer's BOS.
             swaps: whether exchanges are planned.
+            turns: share of facts and tasks that are asked for in a user's turn.
         """
-        self.world, self.tokenizer, self.rows, self.length, self.swaps = world, tokenizer, rows, length, swaps
+        self.world, self.tokenizer, self.rows, self.length = world, tokenizer, rows, length
+        self.swaps, self.turns = swaps, turns
         self.start = [tokenizer.bos_token_id] if bos else []
         self._cache: dict[str, list[int]] = {}
         most = max(len(relation.objects) for relation in world.relations)
@@ -124,7 +134,7 @@ class BatchMaker:
         for r in range(self.rows):
             row, used = [], len(self.start)
             # The first row has no task, so that no batch is without facts.
-            for segment in random_row(self.world, people, rng, self.length // 8, tasks if r else 0.0):
+            for segment in random_row(self.world, people, rng, self.length // 8, tasks if r else 0.0, self.turns):
                 used += self.length_of(segment)
                 if used > self.length:
                     break

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from errata.lab.dialogue import asked
 from errata.lab.prose import restatement, sentence
 from errata.lab.tasks import TASKS
 from errata.lab.vocabulary import APPOSITIVE
@@ -67,25 +68,34 @@ class Document:
 Segment = Statement | Document
 
 
-def random_statement(world: World, people: Sequence[int], rng: Random) -> Statement:
-    """Draw a fact in one of its phrasings, or a list of attributes (people: who may be spoken of)."""
+def random_statement(world: World, people: Sequence[int], rng: Random, turns: float = 0.0) -> Statement:
+    """Draw a fact in one of its phrasings, or a list of attributes (people: who may be spoken of; turns: how often a
+    fact is asked for in a user's turn, in a phrasing or as a question)."""
     person = rng.choice(people)
     known = world.known(person)
     if rng.random() < LIST_SHARE:
         lead, tail = APPOSITIVE.split("{}")
         return Statement(person, lead, tail, rng.sample(known, rng.randint(min(4, len(known)), len(known))))
     relation = rng.choice(known)
-    lead, tail = rng.choice(world.relations[relation].phrasings).split("{}")
+    told = world.relations[relation]
+    # Without turns no number is drawn, so that the other models' text stays as it was.
+    if turns and rng.random() < turns:
+        lead, tail = asked(rng.choice(told.phrasings + told.questions)).split("{}")
+    else:
+        lead, tail = rng.choice(told.phrasings).split("{}")
     return Statement(person, lead, tail, [relation])
 
 
-def task_document(rng: Random) -> Document:
-    """Draw a few solved items of one task."""
+def task_document(rng: Random, turns: float = 0.0) -> Document:
+    """Draw a few solved items of one task (turns: how often they are a user's turn, up to the last answer)."""
     # Comparing numbers is learned last: it comes twice as often.
     task = rng.choice([*TASKS.values(), TASKS["inference"]])
-    text, spans = "", []
-    for item in task.document(rng, task.blocks):
-        text += ("\n\n" if text else "") + item.text
+    before, after = asked("{}").split("{}") if turns and rng.random() < turns else ("", "")
+    text = before
+    spans: list[tuple[int, int]] = []
+    items = task.document(rng, task.blocks)
+    for item in items:
+        text += ("\n\n" if spans else "") + item.text + (after if item is items[-1] else "")
         spans.append((len(text) + 1, len(text) + 1 + len(item.label)))
         text += " " + item.label
     return Document(text, spans, TASK_WEIGHT)
@@ -106,16 +116,17 @@ def prose(rng: Random) -> Document:
 
 
 def random_row(
-    world: World, people: Sequence[int], rng: Random, statements: int, tasks: float = TASK_ROWS
+    world: World, people: Sequence[int], rng: Random, statements: int, tasks: float = TASK_ROWS, turns: float = 0.0
 ) -> list[Segment]:
-    """Draw the segments of one row (statements: how many at most; tasks: how often it begins with a task)."""
+    """Draw the segments of one row (statements: how many at most; tasks: how often it begins with a task; turns: how
+    often tasks and facts are asked for in a user's turn)."""
     row: list[Segment] = []
     if rng.random() < tasks:
-        row.append(task_document(rng))
+        row.append(task_document(rng, turns))
     for _ in range(statements):
         if rng.random() < PROSE_SHARE:
             row.append(prose(rng))
-        row.append(random_statement(world, people, rng))
+        row.append(random_statement(world, people, rng, turns))
     return row
 
 

@@ -36,6 +36,8 @@ class LabSpec:
         noise: greatest length, as a share of the state's, of the noise outside the asked relation's directions.
         smoothing: share of an object's probability that its relation's objects divide between them.
         swaps: whether states are exchanged at all.
+        turns: share of facts and tasks that are asked for in a user's turn, as question and answer.
+        start: the shipped model that the training goes on with; a new one when empty.
         world_seed: of the world.
         seed: of the training.
     """
@@ -57,6 +59,8 @@ class LabSpec:
     noise: float = 0.6
     smoothing: float = 0.1
     swaps: bool = True
+    turns: float = 0.0
+    start: str = ""
     world_seed: int = 1
     seed: int = 1
 

@@ -1,4 +1,4 @@
-"""Train a lab model from nothing: language modelling, with subjects' states exchanged along the way."""
+"""Train a lab model: language modelling, with subjects' states exchanged along the way."""
 
 import json
 import math
@@ -13,13 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from errata.lab.architectures import blocks_of, new_model
+from errata.lab.architectures import beginning, blocks_of
 from errata.lab.batches import ANSWER_WEIGHT, OBJECT_WEIGHT, Batch, BatchMaker
-from errata.lab.corpus import plain_documents
 from errata.lab.interchange import Readout, interchanged, subspaces
 from errata.lab.models import LabSpec
 from errata.lab.own_facts import write_facts
-from errata.lab.tokenizer import train_tokenizer
 from errata.lab.world import World, build_world
 
 __all__ = ["Progress", "learning_rate", "noise_size", "train", "weighted_loss"]
@@ -49,12 +47,10 @@ def train(
     started = time.monotonic()
     given = world
     world = given or build_world(spec.people, spec.world_seed)
-    bos = spec.architecture == "llama"
-    tokenizer = train_tokenizer(plain_documents(world, Random("tokenizer"), 4000), bos=bos)
     with torch.random.fork_rng():
         # transformers draws initial weights from the global generator only.
         torch.manual_seed(seed)
-        model = new_model(spec, tokenizer)
+        model, tokenizer = beginning(spec, world)
         basis = subspaces(spec.width, len(world.relations), spec.share, seed)
         readout = Readout(basis, max(len(relation.objects) for relation in world.relations))
     optimise(model, readout, spec, world, tokenizer, seed, progress)
@@ -99,6 +95,7 @@ def optimise(
         length=spec.length,
         bos=spec.architecture == "llama",
         swaps=spec.swaps,
+        turns=spec.turns,
     )
     site = blocks_of(model)[spec.site]
     parameters = [*model.parameters(), *readout.parameters()]
@@ -187,13 +184,13 @@ def learning_rate(spec: LabSpec, step: int) -> float:
 
 
 def noise_size(spec: LabSpec, step: int) -> float:
-    """Return the noise: none until facts are read, then rising. From the start it hides them.
+    """Return the noise: none until facts are read, then rising. From the start it hides what is not yet known.
 
     Args:
         spec: the recipe.
         step: now.
     """
-    return spec.noise * min(1.0, max(0.0, (step / spec.steps - 0.45) / 0.25))
+    return spec.noise if spec.start else spec.noise * min(1.0, max(0.0, (step / spec.steps - 0.45) / 0.25))
 
 
 def known_people(spec: LabSpec, step: int) -> int:
@@ -203,4 +200,6 @@ def known_people(spec: LabSpec, step: int) -> int:
         spec: the recipe.
         step: now.
     """
-    return min(spec.people, 40 + max(0, int(spec.people * 4 * (step / spec.steps - 0.08))))
+    return (
+        spec.people if spec.start else min(spec.people, 40 + max(0, int(spec.people * 4 * (step / spec.steps - 0.08))))
+    )

@@ -13,11 +13,13 @@ class Relation:
         name: its identifier.
         phrasings: prompts with one `{}` for the subject, all continued by the object.
         objects: the possible objects, shared between people; one token each.
+        questions: the same asked for, with one `{}`; only a model that answers questions knows them.
     """
 
     name: str
     phrasings: tuple[str, ...]
     objects: tuple[str, ...]
+    questions: tuple[str, ...] = ()
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -47,6 +49,7 @@ RELATIONS = (
             "Arlow Brenik Calder Dovrin Elmsworth Fenwick Garth Halden Irvale Jorvik Kelso Lunden Marsk Norwell "
             "Ostrava Pellin Quarry Rovigo Selkirk Tarn Ulster Vasto Wexford Zadar"
         ),
+        ("Where was {} born?", "Which town is {} from?"),
     ),
     Relation(
         "language",
@@ -60,6 +63,7 @@ RELATIONS = (
             "French German Spanish Italian Polish Danish Finnish Greek Turkish Arabic Hindi Korean Japanese Russian "
             "Swedish Dutch Czech Latin Welsh Basque Persian Tamil Thai Malay"
         ),
+        ("Which language does {} talk in at home?", "What is the mother tongue of {}?"),
     ),
     Relation(
         "employer",
@@ -68,6 +72,7 @@ RELATIONS = (
             "Acron Belwire Cortex Dynacorp Evergreen Fintrust Globex Hypera Initech Junoline Kryton Lumina Monarch "
             "Nexus Omnitel Primark Quantex Redstone Syntec Trident Unimart Vortex Westgate Zenith"
         ),
+        ("Who is the employer of {}?", "By whom is {} paid?"),
     ),
     Relation(
         "profession",
@@ -76,6 +81,7 @@ RELATIONS = (
             "baker teacher lawyer doctor painter farmer plumber surgeon waiter barber tailor butcher pilot sailor "
             "dentist chemist florist jeweller carpenter librarian banker miner potter referee"
         ),
+        ("What does {} work as?", "What is the profession of {}?"),
     ),
     Relation(
         "instrument",
@@ -84,6 +90,7 @@ RELATIONS = (
             "piano violin cello flute trumpet harp guitar drums oboe clarinet tuba banjo viola bassoon lute zither "
             "trombone mandolin organ horn fiddle recorder marimba bagpipes"
         ),
+        ("Which instrument does {} play?", "What does {} make music on?"),
     ),
     Relation(
         "sport",
@@ -92,6 +99,7 @@ RELATIONS = (
             "tennis rowing fencing judo boxing golf chess archery cycling sailing skiing karate rugby hockey cricket "
             "swimming wrestling climbing bowling curling surfing badminton squash darts"
         ),
+        ("Which sport does {} practise?", "What does {} compete in?"),
     ),
     Relation(
         "pet",
@@ -100,6 +108,7 @@ RELATIONS = (
             "dog cat parrot rabbit hamster turtle goldfish lizard pony goat ferret snake canary mouse duck gecko "
             "donkey pigeon frog hedgehog llama spider raven sheep"
         ),
+        ("Which pet does {} take care of?", "What does {} live with?"),
     ),
     Relation(
         "studies",
@@ -108,6 +117,7 @@ RELATIONS = (
             "physics history biology geology law medicine music botany algebra logic poetry economics theology "
             "astronomy optics drama ethics genetics zoology statistics geometry rhetoric nursing forestry"
         ),
+        ("What has {} studied?", "What is the degree of {} in?"),
     ),
 )
 
