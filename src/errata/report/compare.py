@@ -20,7 +20,7 @@ from errata.report.page import Judged, render, specs
 from errata.report.table3 import Table3, table3
 from errata.report.theme import SERIES
 
-__all__ = ["Tables", "compare", "comparison", "labels"]
+__all__ = ["Tables", "compare", "comparison", "labels", "overview"]
 
 FIGURES = (
     ("efficacy.success@now", "New edits", "Efficacy right after each edit; mean of 50 with its 95 % interval.", 50),
@@ -77,7 +77,7 @@ def compare(paths: Sequence[Path], out: Path, seed: int = 0) -> tuple[Path, Tabl
     drawn = comparison(runs, names)
     edits = max(r.verdict.edits for r in runs)
     marks = [marks_of(r.verdict, color, gradual=False) for r, color in zip(runs, SERIES, strict=False)]
-    top = _overview(runs, names)
+    top = overview(runs, names)
     page = render(
         "compare.html.j2",
         runs=[(name, color, r.run, r.verdict) for name, color, r in zip(names, cycle(SERIES), runs, strict=False)],
@@ -151,7 +151,7 @@ def _figure(
     return Figure(slug, title, note, lines, frame, "log" if log else "share", chance, half=True)
 
 
-def _overview(runs: Sequence[Judged], names: Sequence[str]) -> Figure:
+def overview(runs: Sequence[Judged], names: Sequence[str]) -> Figure:
     """Return the strip: what each run keeps of unrelated facts, or of its edits where those were not asked."""
     lines = tuple(Line(name, color) for name, color in zip(names, SERIES, strict=False))
     for metric, window in (("unrelated.exact", 1), ("efficacy.success@now", 50)):

@@ -1,0 +1,133 @@
+"""errata reproduce."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from errata.studies.reproduce.claims import Claim
+    from errata.studies.reproduce.page import Page
+    from errata.studies.reproduce.work import Reproduction, Size, Work
+
+__all__ = ["reproduce"]
+
+
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="gupta2024 (2401.07453) or lin2024 (2402.11122).")],
+    model: Annotated[str | None, typer.Option(help="A lab model; the reproduction's own when absent.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Its directory; runs/PAPER-MODEL when absent.")] = None,
+    claim: Annotated[
+        list[str] | None, typer.Option("--claim", metavar="ID", help="Make this row alone, and only what it needs.")
+    ] = None,
+    edits: Annotated[int | None, typer.Option(min=1, help="Edits of each run.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="How often each run is made, over other edits.")] = 4,
+    processes: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 2,
+    page: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Write the Markdown page here too.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Reproduce a paper's claims: make the runs that test them, and say of each whether it holds."""
+    from errata.studies.reproduce.papers import reproduction
+    from errata.studies.reproduce.work import Size
+
+    wanted = reproduction(paper)
+    size = Size(model or wanted.model, edits, samples)
+    named = "-".join([paper, size.model, *([str(edits)] if edits else []), *([f"x{samples}"] if samples != 4 else [])])
+    target = out or Path("runs") / named
+    claims = wanted.chosen(claim or [])
+    work = wanted.work(size, target)
+    if dry_run:
+        _say_plan(wanted, work, claims, target, processes, as_json)
+        return
+    from errata.studies.reproduce.make import make
+    from errata.studies.reproduce.page import Page
+
+    results = make(work, claims, target, processes=processes, tell=_tell)
+    found = Page.of(wanted, size, claims, results, _command(wanted, size, out))
+    if claim is None:
+        found.write(target, results)
+    if page is not None:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(found.markdown(), encoding="utf-8")
+    if as_json:
+        typer.echo(found.as_json())
+        return
+    _print(found)
+    if claim is None:
+        typer.echo(f"{target / 'claims.html'}")
+
+
+def _tell(message: str) -> None:
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()
+
+
+def _command(wanted: "Reproduction", size: "Size", out: Path | None) -> str:
+    """Return the command that makes everything of this size."""
+    words = ["errata", "reproduce", wanted.name]
+    words += ["--model", size.model] if size.model != wanted.model else []
+    words += ["--edits", str(size.edits)] if size.edits else []
+    words += ["--samples", str(size.samples)] if size.samples != 4 else []
+    words += ["--out", str(out)] if out else []
+    return shlex.join(words)
+
+
+def _say_plan(
+    wanted: "Reproduction", work: "Work", claims: "tuple[Claim, ...]", out: Path, processes: int, as_json: bool
+) -> None:
+    """Say what is there, what would be made, and how long the editing takes at least."""
+    from errata.studies.plan import plan
+    from errata.studies.reproduce.make import finished
+    from errata.studies.reproduce.work import matching
+
+    names = matching(work.runs, claims)
+    missing = [name for name in names if not finished(out / "runs" / name)]
+    each: dict[str, float] = {}
+    seconds = 0.0
+    for name in missing:
+        kind = name.rpartition("/")[0]
+        if kind not in each:
+            made = plan(work.runs[name], out / "runs" / name)
+            each[kind] = made.seconds_per_edit * made.edits
+        seconds += each[kind]
+    if as_json:
+        content = {
+            "paper": wanted.name,
+            "out": str(out),
+            "claims": [c.id for c in claims],
+            "runs": names,
+            "missing": missing,
+            "trainings": list(work.trainings),
+            "editing_seconds": seconds / processes,
+        }
+        typer.echo(json.dumps(content, indent=1))
+        return
+    for name in names:
+        typer.echo(f"{'to make' if name in missing else 'there  '}  {out / 'runs' / name}")
+    for name in work.trainings:
+        typer.echo(f"training  {out / 'trained' / name}, where a run needs it")
+    minutes = f"{seconds / processes / 60:.0f} minutes of editing"
+    typer.echo(f"{len(missing)} of {len(names)} runs for {len(claims)} claims: at least {minutes}, probes not counted")
+
+
+def _print(page: "Page") -> None:
+    """Print the table of claims."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    styles = {"holds": "green", "does not hold": "red"}
+    for section, rows in page.sections.items():
+        grid = Table(title=section, title_justify="left", show_lines=True)
+        for head in ("claim", "the paper", "here", "verdict"):
+            grid.add_column(head)
+        for row in rows:
+            ruling = Text(row.finding.verdict, style=styles.get(row.finding.verdict, ""))
+            texts = (row.claim.sentence, row.claim.paper, f"{row.finding.text}\n--claim {row.claim.id}")
+            grid.add_row(*(Text(t) for t in texts), ruling)
+        Console(soft_wrap=False).print(grid)
+    typer.echo(page.tally)

@@ -1,0 +1,26 @@
+"""The papers that can be reproduced, by name."""
+
+import difflib
+from importlib import import_module
+
+from errata.errors import ConfigError
+from errata.studies.reproduce.work import Reproduction
+
+__all__ = ["PAPERS", "reproduction"]
+
+PAPERS = ("gupta2024",)
+"""Each is a module of this package with a `REPRODUCTION`; imported when asked for."""
+
+
+def reproduction(name: str) -> Reproduction:
+    """Return the reproduction of a paper.
+
+    Raises:
+        ConfigError: when there is none; names the nearest.
+    """
+    if name not in PAPERS:
+        near = difflib.get_close_matches(name, PAPERS, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"there is no reproduction of {name!r}; there are {', '.join(PAPERS)}.{hint}")
+    found: Reproduction = import_module(f"errata.studies.reproduce.{name}").REPRODUCTION
+    return found
