@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from errata.cli import catalogue, doctor, lab, parity, phases, report, run, trace, train
+from errata.cli import catalogue, doctor, lab, parity, phases, report, reproduce, run, trace, train
 from errata.errors import ErrataError
 
 __all__ = ["app", "main"]
@@ -31,6 +31,7 @@ app.command("doctor")(doctor.doctor)
 app.command("trace")(trace.trace)
 app.command("train")(train.train)
 app.command("phases")(phases.phases)
+app.command("reproduce")(reproduce.reproduce)
 app.command("parity")(parity.parity)
 app.add_typer(lab.app, name="lab")
 
