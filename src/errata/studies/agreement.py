@@ -14,7 +14,7 @@ from errata.studies.store import RunStore
 __all__ = ["check_agreement"]
 
 
-def check_agreement(run: Path, recipe: Recipe, model: EditableModel) -> None:
+def check_agreement(run: Path, recipe: Recipe, model: EditableModel, store: type[RunStore] = RunStore) -> None:
     """Refuse a run that was begun with other settings than a recipe asks for.
 
     A setting that the run does not know, because it is younger than the run, is no difference while the recipe leaves
@@ -24,11 +24,12 @@ def check_agreement(run: Path, recipe: Recipe, model: EditableModel) -> None:
         run: the run directory.
         recipe: what is asked for.
         model: the recipe's model, or its outline.
+        store: reads the directory.
 
     Raises:
         RunError: names the first key that differs.
     """
-    begun = _flat(RunStore(run).description()["config"])
+    begun = _flat(store(run).description()["config"])
     chosen = _flat(json.loads(recipe.model_dump_json(exclude_unset=True)))
     asked = _flat(json.loads(resolved(recipe, model).model_dump_json()))
     for key in [*asked, *(key for key in begun if key not in asked)]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
@@ -49,6 +49,8 @@ class RunStore:
         path: the directory.
     """
 
+    description_file: ClassVar[str] = "run.json"
+
     def __init__(self, path: Path) -> None:
         self.path = path
 
@@ -67,29 +69,30 @@ class RunStore:
             yield
 
     def begin(self, description: Mapping[str, Any], stream: EditStream) -> None:
-        """Write `facts.jsonl` and `run.json`."""
+        """Write `facts.jsonl` and the description."""
         lines = [json.dumps(fact.to_mapping(), ensure_ascii=False) + "\n" for fact in stream.facts]
         write_aside(self.path / "facts.jsonl", "".join(lines).encode())
-        write_aside(self.path / "run.json", (json.dumps(description, indent=1, ensure_ascii=False) + "\n").encode())
+        content = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
+        write_aside(self.path / self.description_file, content.encode())
 
     def abandon(self) -> None:
         """Take back `begin` where nothing has been recorded since, so that a corrected recipe finds the place free."""
         if not self._checkpoints() and not (self.path / "journal.jsonl").exists():
-            for name in ("run.json", "facts.jsonl"):
+            for name in (self.description_file, "facts.jsonl"):
                 (self.path / name).unlink(missing_ok=True)
 
     def description(self) -> dict[str, Any]:
-        """Read `run.json`."""
+        """Read the description."""
+        file = self.path / self.description_file
         try:
-            content: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError as e:
-            raise RunError(f"{self.path} is not a run directory: it has no run.json.") from e
+            raise RunError(f"{self.path} is not a run directory: it has no {file.name}.") from e
         except ValueError as e:
-            raise RunError(f"{self.path / 'run.json'} is damaged: {e}") from e
+            raise RunError(f"{file} is damaged: {e}") from e
         wanted = {"config": dict, "model_fingerprint": str, "sources": dict, "stream": dict}
         for key, kind in wanted.items():
             if not isinstance(content, dict) or not isinstance(content.get(key), kind):
-                file = self.path / "run.json"
                 raise RunError(f"{file} holds no `{key}`: it is damaged, or not Errata's. Restore it from a copy.")
         return content
 
