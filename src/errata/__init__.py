@@ -6,18 +6,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from errata.api import EditResult, edit
     from errata.edits import EditStream, Fact
+    from errata.export import Attached, attach
     from errata.models import EditableModel, load
     from errata.trajectory import Trajectory
 
-__all__ = ["EditResult", "EditStream", "EditableModel", "Fact", "Trajectory", "edit", "load"]
+__all__ = ["Attached", "EditResult", "EditStream", "EditableModel", "Fact", "Trajectory", "attach", "edit", "load"]
 
 # Names are looked up on first use, so that `import errata` and the command line start without torch.
 _HOME = {
+    "Attached": "errata.export",
     "EditResult": "errata.api",
     "EditStream": "errata.edits",
     "EditableModel": "errata.models",
     "Fact": "errata.edits",
     "Trajectory": "errata.trajectory",
+    "attach": "errata.export",
     "edit": "errata.api",
     "load": "errata.models",
 }

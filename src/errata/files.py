@@ -1,9 +1,12 @@
 """Write files so that a reader, or a crash, never sees half of one."""
 
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["sync_folder", "write_aside"]
+__all__ = ["folder_aside", "sync_folder", "write_aside"]
 
 
 def write_aside(path: Path, content: bytes) -> None:
@@ -34,3 +37,32 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def folder_aside(path: Path) -> Iterator[Path]:
+    """Give a folder to fill beside `path`; at the end flush all of it to disk and rename it into place.
+
+    What an interrupted call has left beside `path` is removed by the next one.
+
+    Args:
+        path: the final name; absent, or an empty folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir()
+        yield aside
+        for file in sorted(aside.rglob("*")):
+            if file.is_file():
+                with file.open("rb") as f:
+                    os.fsync(f.fileno())
+            else:
+                sync_folder(file)
+        sync_folder(aside)
+        aside.replace(path)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    sync_folder(path.parent)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from errata.cli import catalogue, doctor, lab, parity, phases, report, reproduce, run, trace, train
+from errata.cli import catalogue, doctor, export, lab, parity, phases, report, reproduce, run, sweep, trace, train
 from errata.errors import ErrataError
 
 __all__ = ["app", "main"]
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("resume")(run.resume)
+app.command("sweep")(sweep.sweep)
 app.command("report")(report.report)
 app.command("compare")(report.compare)
 app.command("frames")(report.frames)
@@ -28,6 +29,7 @@ app.command("models")(catalogue.models)
 app.command("datasets")(catalogue.datasets)
 app.command("tasks")(catalogue.tasks)
 app.command("doctor")(doctor.doctor)
+app.command("export")(export.export)
 app.command("trace")(trace.trace)
 app.command("train")(train.train)
 app.command("phases")(phases.phases)
