@@ -1,27 +1,29 @@
 """Many runs on one machine: each in a process of its own, so that one that fails takes no other with it."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from threading import Lock
+from threading import Lock, current_thread, main_thread
 from typing import Literal
 
 import yaml
 
-from errata.errors import ConfigError
+from errata.errors import ConfigError, ErrataError
 from errata.models import EditableModel, outline
 from errata.studies.agreement import check_agreement
 from errata.studies.recipe import Recipe
 from errata.studies.store import RunStore
 
-__all__ = ["Job", "Outcome", "begun", "run_all", "threads_each"]
+__all__ = ["Job", "Outcome", "begun", "run_all", "settled", "threads_each"]
 
 _KEPT_LINES = 200  # of what a process says, in case it fails
 
@@ -50,6 +52,12 @@ class Outcome:
     message: str = ""
     seconds: float = 0.0
 
+    def __str__(self) -> str:
+        if self.status == "failed":
+            bug = self.message.startswith("Traceback")
+            return f"{self.job.out}: failed: {self.message.rpartition(chr(10))[2] if bug else self.message}"
+        return f"{self.job.out}: " + ("finished before" if self.status == "kept" else f"done in {self.seconds:.0f} s")
+
 
 def run_all(
     jobs: Sequence[Job], *, processes: int = 1, tell: Callable[[str], None] = lambda message: None
@@ -62,54 +70,57 @@ def run_all(
     Args:
         jobs: the runs; no two into the same directory.
         processes: how many at a time.
-        tell: hears the runs' progress and fates, one line each, from several threads but never two at once.
+        tell: hears the runs' progress and fates, from several threads but never twice at once.
 
     Returns:
         An outcome for each job, in their order.
 
     Raises:
         ConfigError: when two jobs name the same directory.
-        RunError: when a directory holds a run of another recipe; before any run is made.
     """
-    done = kept(jobs)
+    known = settled(jobs)
     told = _OneAtATime(tell)
     work = _Processes(threads_each(processes), told)
-    number = count(sum(done) + 1)
+    number = count(1)
 
-    def fate(job: Job) -> Outcome:
-        outcome = work.run(job)
-        told(f"{next(number)}/{len(jobs)} {job.out}: {_last_line(outcome)}")
+    def fate(job: Job, outcome: Outcome | None) -> Outcome:
+        outcome = outcome or work.run(job)
+        told(f"{next(number)}/{len(jobs)} {outcome}")
         return outcome
 
-    with ThreadPoolExecutor(max_workers=max(1, processes)) as pool:
-        pending = [None if is_done else pool.submit(fate, job) for job, is_done in zip(jobs, done, strict=True)]
+    with ThreadPoolExecutor(max_workers=max(1, processes)) as pool, _terminable():
+        pending = [pool.submit(fate, job, outcome) for job, outcome in zip(jobs, known, strict=True)]
         try:
-            return [f.result() if f else Outcome(job, "kept") for job, f in zip(jobs, pending, strict=True)]
+            return [future.result() for future in pending]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             work.stop()
             raise
 
 
-def kept(jobs: Sequence[Job]) -> list[bool]:
-    """Say which runs are finished, having checked that every directory that is there is the run asked for.
+def settled(jobs: Sequence[Job]) -> list[Outcome | None]:
+    """Return the outcomes that are known beforehand: runs that are finished, and directories that hold another run.
 
     Raises:
         ConfigError: when two jobs name the same directory.
-        RunError: when a directory holds a run of another recipe; names the first key that differs.
     """
     outs = [job.out.resolve() for job in jobs]
     for i, out in enumerate(outs):
         if out in outs[:i]:
             raise ConfigError(f"two runs are to be written to {jobs[i].out}. Give each a directory of its own.")
     outlines: dict[tuple[str, str], EditableModel] = {}
-    for job in jobs:
-        if begun(job.out):
-            asked = (job.recipe.model.name, job.recipe.model.dtype)
-            if asked not in outlines:
-                outlines[asked] = outline(asked[0], dtype=asked[1])
-            check_agreement(job.out, job.recipe, outlines[asked])
-    return [begun(job.out) and RunStore(job.out).finished() for job in jobs]
+    return [_settled(job, outlines) if begun(job.out) else None for job in jobs]
+
+
+def _settled(job: Job, outlines: dict[tuple[str, str], EditableModel]) -> Outcome | None:
+    asked = (job.recipe.model.name, job.recipe.model.dtype)
+    try:
+        if asked not in outlines:
+            outlines[asked] = outline(asked[0], dtype=asked[1])
+        check_agreement(job.out, job.recipe, outlines[asked])
+        return Outcome(job, "kept") if RunStore(job.out).finished() else None
+    except ErrataError as e:
+        return Outcome(job, "failed", str(e))
 
 
 def begun(out: Path) -> bool:
@@ -122,6 +133,19 @@ def threads_each(processes: int) -> int:
     share = max(1, (os.cpu_count() or 1) // max(1, processes))
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return min(share, int(limit)) if limit.isdigit() and int(limit) else share
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Take the signal by which schedulers end a process as an interruption, where signals can be heard at all."""
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _OneAtATime:
@@ -198,9 +222,3 @@ def _reason(said: str, status: int) -> str:
         return said[found:].strip().removeprefix("error: ")
     ended = f"ended by signal {-status}" if status < 0 else f"ended with status {status}"
     return f"{ended}: {said.strip().rpartition(chr(10))[2]}".removesuffix(": ")
-
-
-def _last_line(outcome: Outcome) -> str:
-    if outcome.status == "failed":
-        return f"failed: {outcome.message.rpartition(chr(10))[2]}"
-    return f"{outcome.status} in {outcome.seconds:.0f} s"

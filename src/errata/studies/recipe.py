@@ -13,11 +13,13 @@ from errata.validation import explain
 
 __all__ = [
     "EditsSection",
+    "GuardSection",
     "MethodSection",
     "ModelSection",
     "ProbeSection",
     "Recipe",
     "RunSection",
+    "lay",
     "lay_override",
     "load_recipe",
 ]
@@ -118,6 +120,42 @@ class RunSection(_Section):
     """Who is told of every step's figures: nobody, trackio (kept on this machine) or wandb (sent to its server)."""
 
 
+class GuardSection(_Section):
+    """Whether each update is judged by what it does to a canary before it lands, and what is allowed.
+
+    Off, an update is judged by its size alone and `run.on_disabled` says what follows.
+    """
+
+    enabled: bool = False
+    """Judge on trial; what costs too much is damped, proposed with another setting, or refused and quarantined."""
+    source: str = "auto"
+    """The canary: "auto" takes unedited facts and held-out text of a lab model's world, general lines for other models;
+    else a text file, a line each, none of them about what is edited."""
+    lines: int = Field(default=32, ge=1)
+    """Lines of the canary at most: a fixed sample."""
+    budget: float = Field(default=0.1, gt=0)
+    """The most that the canary's mean KL(p₀‖p) may reach over all edits, in nats."""
+    kept: float = Field(default=0.9, ge=0, le=1)
+    """The least share of the canary's lines after which the most probable token stays the same."""
+    perplexity: float = Field(default=1.1, gt=1)
+    """The most that the canary's perplexity may be, as a multiple of the unedited model's."""
+    pace: float = Field(default=4.0, gt=0)
+    """How many equal shares of what is left of the budget one edit may take."""
+    horizon: int = Field(default=100, ge=1)
+    """For how many more edits the budget is to last where nobody says how many there will be."""
+    condition: float = Field(default=1e14, gt=1)
+    """The largest condition number of a solve that is trusted."""
+    spike: float = Field(default=10.0, gt=1)
+    """How many times the median of those before it an update may be large."""
+    warm_up: int = Field(default=10, ge=1)
+    """How many updates make a median; before, an update may be `spike` times ‖W₀‖."""
+    damp: tuple[float, ...] = (0.7, 0.5)
+    """By what an update that costs too much is multiplied, in turn, as long as it still teaches its facts."""
+    retry: Literal["auto"] | tuple[dict[str, Any], ...] = "auto"
+    """Settings laid over the method's own, tried in turn when its own cost too much; "auto": gentler ones that suit the
+    method. A setting that cost too much is not gone back to."""
+
+
 class ReportSection(_Section):
     """What the report says of itself."""
 
@@ -136,6 +174,7 @@ class Recipe(_Section):
     edits: EditsSection = EditsSection()
     probes: tuple[ProbeSection, ...] = tuple(ProbeSection(name=name) for name in _PROBES)
     run: RunSection = RunSection()
+    guard: GuardSection = GuardSection()
     report: ReportSection = ReportSection()
 
 
@@ -186,12 +225,31 @@ def lay_override(content: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as e:
         raise ConfigError(f"-o {override!r}: the value is not YAML: {e}") from e
+    lay(content, key, value)
+
+
+def lay(content: dict[str, Any], key: str, value: Any) -> None:
+    """Set one dotted key of a nested mapping, in place; the entries of a list are named, as in probes.forgetting.every.
+
+    Raises:
+        ConfigError: when a part of the key is no section.
+    """
     parts = key.split(".")
     here: Any = content
     for part in parts[:-1]:
-        here = here.setdefault(part, {})
-        if not isinstance(here, dict):
-            raise ConfigError(f"-o {override!r}: {part!r} is not a section.")
+        here = _named(here, part, key) if isinstance(here, list) else here.setdefault(part, {})
+        if not isinstance(here, dict | list):
+            raise ConfigError(f"-o {key}: {part!r} is not a section.")
+    if isinstance(here, list) or (parts[0] == "probes" and len(parts) > 1 and isinstance(content["probes"], dict)):
+        raise ConfigError(f"-o {key}: write probes.NAME.SETTING for a probe that the recipe lists.")
     if parts == ["method", "name"] and here.get("name") != value:
         here.clear()
     here[parts[-1]] = value
+
+
+def _named(entries: list[Any], name: str, key: str) -> dict[str, Any]:
+    names = [entry.get("name") for entry in entries if isinstance(entry, dict)]
+    if name not in names:
+        raise ConfigError(f"-o {key}: there is no {name!r} in the recipe's list; it has {', '.join(map(str, names))}.")
+    found: dict[str, Any] = next(entry for entry in entries if isinstance(entry, dict) and entry.get("name") == name)
+    return found
