@@ -120,6 +120,7 @@ class Portion:
         layer: the block l.
         watch: module paths whose outputs are kept.
         rerun: run block l as well.
+        bfloat16: read the matrices of the blocks that are run again in bfloat16.
     """
 
     facts: Int[Tensor, " prompt"]
@@ -146,6 +147,7 @@ class Portion:
         layer: int,
         watch: tuple[str, ...],
         rerun: bool = False,
+        bfloat16: bool = False,
     ) -> None:
         self._tasks, self._device = list(tasks), model.device
         lines: list[int] = []
@@ -161,6 +163,7 @@ class Portion:
             watch,
             rerun,
             [n for task in tasks for n in task.lengths],
+            bfloat16,
         )
         self._index()
 

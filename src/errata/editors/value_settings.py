@@ -47,7 +47,15 @@ class ValueSettings(EditorSettings):
     kl_stop: float = Field(default=0.01, ge=0)
     """With "kl": the bound of kl_factor·KL (xpq-tech/PMET)."""
 
+    matrices: Literal["model", "bfloat16"] = "model"
+    """Precision in which the matrices of the blocks above the edited layer are read at every step. "bfloat16": of a
+    float32 model they are copied for as long as the optimisation lasts; the residual stream, norms, logits and δ stay
+    in float32. Models of other precisions are read as they are."""
+
     def hurried(self) -> "ValueSettings":
-        """Return these settings as the fast mode has them: stop soon after the object is the most probable."""
-        stop = {"stop": "most-probable", "stop_contexts": "all", "steps_after": _FAST_STEPS_AFTER}
-        return self.model_copy(update=stop)
+        """Return these settings as the fast mode has them.
+
+        The object being the most probable ends the optimisation soon after; a method with a stop of its own keeps it.
+        """
+        soon = {"stop": "most-probable", "steps_after": _FAST_STEPS_AFTER} if self.stop == "loss" else {}
+        return self.model_copy(update={**soon, "matrices": "bfloat16"})

@@ -80,7 +80,10 @@ def optimise_values(
             found = [_adjusted(value, v, adjust) for value, v in zip(found, written, strict=True)]
         return [_behind(norm, value, h) for value, h in zip(found, reached, strict=True)] if site == "block" else found
 
-    return _in_portions(model, tasks, layer, values, lambda part: Portion(model, part, layer, (mlp_path,)))
+    half = settings.matrices == "bfloat16"
+    return _in_portions(
+        model, tasks, layer, values, lambda part: Portion(model, part, layer, (mlp_path,), bfloat16=half)
+    )
 
 
 def optimise_components(
@@ -126,7 +129,8 @@ def optimise_components(
         attention, feed_forward = minimise(portion, initials, logits, settings)
         return list(zip(attention, feed_forward, strict=True))
 
-    return _in_portions(model, tasks, layer, values, lambda part: Portion(model, part, layer, paths, rerun=True))
+    half = settings.matrices == "bfloat16"
+    return _in_portions(model, tasks, layer, values, lambda part: Portion(model, part, layer, paths, True, half))
 
 
 def _in_portions(

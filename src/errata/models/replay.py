@@ -1,12 +1,13 @@
 """Run only what an edit can change: the layers above it, from the edited position on."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import Cache, DynamicCache
 
 from errata.errors import ModelError
@@ -45,6 +46,8 @@ class UpperLayers:
         watch: module paths at or below the block whose outputs are kept as well, in `outputs`.
         rerun: hold what enters the block instead, and run it too: for changes inside it.
         lengths: how many tokens of each prompt the others may see; those after it are padding.
+        bfloat16: read the matrices of the blocks that `logits` runs in bfloat16, where the model is in float32. Between
+            them the residual stream stays in float32, and so do norms and logits.
 
     Raises:
         ModelError: when attention is computed by a kernel that takes no mask of tokens against tokens.
@@ -60,6 +63,7 @@ class UpperLayers:
         watch: tuple[str, ...] = (),
         rerun: bool = False,
         lengths: Sequence[int] | None = None,
+        bfloat16: bool = False,
     ) -> None:
         kernel = model.model.config._attn_implementation
         if kernel not in ("sdpa", "eager"):
@@ -69,6 +73,8 @@ class UpperLayers:
             )
         self._first = layer if rerun else layer + 1
         self._blocks = [model.block(i) for i in range(self._first, model.n_layers)]
+        self._matrices = [_halved(block) if bfloat16 else {} for block in self._blocks]
+        self._device = model.device.type
         self._read = model.logits
         # What is changed inside the last block must find all of its tokens.
         top = self._blocks[-1] if self._blocks and not (rerun and layer == model.n_layers - 1) else None
@@ -147,10 +153,26 @@ class UpperLayers:
             hidden: the block's output, or input, from each prompt's start on.
             places: lines and tokens, see `at`; no two the same.
         """
-        with nullcontext() if self._top_mlp is None else _only(self._top_mlp, places):
-            for block, (args, kwargs) in zip(self._blocks, self._calls, strict=True):
-                hidden = hidden_of(block(hidden, *args, **kwargs))
+        with self._reading(places):
+            for block, matrices, (args, kwargs) in zip(self._blocks, self._matrices, self._calls, strict=True):
+                hidden = hidden_of(functional_call(block, matrices, (hidden, *args), kwargs))
         return self._read(hidden[places])
+
+    @contextmanager
+    def _reading(self, places: tuple[Tensor, Tensor]) -> Iterator[None]:
+        """Let the blocks read their matrices in the precision asked for, the last one's feed-forward at places alone."""
+        with ExitStack() as stack:
+            if any(self._matrices):
+                stack.enter_context(torch.autocast(self._device, torch.bfloat16))
+            if self._top_mlp is not None:
+                stack.enter_context(_only(self._top_mlp, places))
+            yield
+
+
+def _halved(block: nn.Module) -> dict[str, Tensor]:
+    """Return a block's float32 matrices in bfloat16; none where accelerate fetches them for every pass."""
+    matrices = {name: p.detach() for name, p in block.named_parameters() if p.ndim == 2 and p.dtype == torch.float32}
+    return {} if any(p.is_meta for p in matrices.values()) else {n: p.bfloat16() for n, p in matrices.items()}
 
 
 class _Lines:
