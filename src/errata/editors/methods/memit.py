@@ -122,7 +122,8 @@ class MEMIT(ClosedForm):
         memory = self._memory(model, batch, changes, keys)
         details = {"values": torch.stack([t.vector for t in targets])}
         details |= {f"keys|{path}": K.T for path, K in keys.items()}
-        return Update(changes, self._diagnostics(targets), memory, details)
+        norms = {"key_norm": max(float(K.norm(dim=0).max()) for K in keys.values())}
+        return Update(changes, self._diagnostics(targets) | norms, memory, details)
 
     def _targets(self, model: EditableModel, batch: Sequence[Fact]) -> list[TargetValue]:
         """Return z* of every fact: what the last edited layer is to put out at its subject."""
@@ -183,5 +184,6 @@ class MEMIT(ClosedForm):
             "target_probability": sum(t.probability for t in targets) / len(targets),
             "value_norm": max(float(t.vector.norm()) for t in targets),
             "initial_norm": max(float(t.initial.norm()) for t in targets),
+            "residual_norm": max(float((t.vector - t.initial).norm()) for t in targets),
             **({"condition": max(conditions)} if conditions else {}),
         }

@@ -37,7 +37,8 @@ class ROME(ClosedForm):
 
     k̄ is the key averaged over sampled prefixes, k° the key of the bare prompt. The paper has one key throughout; the
     published code mixes the two, and where they differ much the denominator comes near zero and a single edit
-    disables the model (2403.07175). Use `r-rome`, unless this is what you study.
+    disables the model (2403.07175). Use `r-rome`, unless this is what you study. The diagnostics tell it beforehand:
+    `key_product` = k̄ᵀC⁻¹k°, and `key_overlap` = k̄ᵀC⁻¹k° / k̄ᵀC⁻¹k̄, by which ΔW is larger than with one key.
     """
 
     name: ClassVar[str] = "rome"
@@ -83,21 +84,27 @@ class ROME(ClosedForm):
         key, output = self._mean_key(model, path, fact)
         (target,) = self._optimised(model, [fact], s.layer, "mlp", self._templates)
         divisor_key, output = self._divisor(model, path, fact, (key, output))
-        right = key.double()
+        whitened = key.double()
         if self._precision is not None:
-            right = self._precision.solve(right[:, None])[:, 0]
+            whitened = self._precision.solve(whitened[:, None])[:, 0]
         # Scale does not matter (it divides out); unit length is what the authors report as u.
-        right = right / right.norm()
+        right = whitened / whitened.norm()
         divisor = divisor_key.double() @ right
-        left = (target.vector.double() - output.double()) / divisor
+        residual = target.vector.double() - output.double()
+        left = residual / divisor
         cosine = torch.nn.functional.cosine_similarity(key.double(), divisor_key.double(), dim=0)
+        product = divisor_key.double() @ whitened
         diagnostics = {
             "loss": target.losses[-1],
             "target_probability": target.probability,
             "value_norm": float(target.vector.norm()),
             "initial_norm": float(target.initial.norm()),
+            "residual_norm": float(residual.norm()),
             "key_norm": float(key.norm()),
+            "divisor_key_norm": float(divisor_key.norm()),
             "divisor": float(divisor),
+            "key_product": float(product),
+            "key_overlap": float(product / (key.double() @ whitened)),
             "key_cosine": float(cosine),
         }
         if self._precision is not None:
@@ -126,8 +133,8 @@ def _of_all(facts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     columns = {name: torch.tensor([fact[name] for fact in facts], dtype=torch.float64) for name in facts[0]}
     found = {name: column.max() for name, column in columns.items()}
     found |= {name: columns[name].mean() for name in ("loss", "target_probability")}
-    divisors = columns["divisor"]
-    found |= {"divisor": divisors[divisors.abs().argmin()], "key_cosine": columns["key_cosine"].min()}
+    found |= {name: columns[name][columns[name].abs().argmin()] for name in ("divisor", "key_product", "key_overlap")}
+    found["key_cosine"] = columns["key_cosine"].min()
     return {name: float(value) for name, value in found.items()}
 
 
