@@ -21,6 +21,7 @@ from errata.edits.check import Check
 from errata.probes import probe_class
 from errata.probes.base import View
 from errata.probes.rows import Row, write_rows
+from errata.probes.tasks.f1 import weighted_f1
 from errata.report.comparisons import differences_table, survival_table
 from errata.report.keys import keys
 from errata.report.methods_table import methods_table
@@ -171,6 +172,38 @@ def test_loss_of_downstream_is_over_the_same_items(tmp_path: Path) -> None:
     assert items_lost(write_run(tmp_path / "c", items(0, [YES] * 3))) is None
     (cell,) = table3([("c", run, judge(run))]).rows["loss of downstream before collapse"]
     assert "55 missing" in cell.text
+
+
+def test_weighted_f1_has_an_interval_over_its_items(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def classified(step: int, task: str, gold: list[float], given: list[float]) -> list[Row]:
+        both = (("gold", gold), ("given", given))
+        rows = [
+            Row(step, f"downstream.{task}.{what}", v, prompt_id=f"{task}:{i}")
+            for what, vs in both
+            for i, v in enumerate(vs)
+        ]
+        codes = [np.nan_to_num(np.array(v), nan=-1).astype(int) for v in (gold, given)]
+        return [*rows, Row(step, f"downstream.{task}.f1", float(weighted_f1(*codes)))]
+
+    gold = [NO, YES] * 100
+    # Every second answer is YES whatever is true, some are none: on accuracy's interval alone F1 would not be told.
+    given = [float(rng.choice([g, YES, NAN], p=[0.6, 0.3, 0.1])) for g in gold]
+    silent = [*classified(2, "a", gold, [NAN] * 200)[:-1], Row(2, "downstream.a.f1", NAN)]
+    rows = [*classified(0, "a", gold, gold), *classified(1, "a", gold, given), *silent, Row(1, "downstream.b.f1", 0.5)]
+    found = summary(write_run(tmp_path / "a", rows)).filter(pl.col("metric") == "downstream.a.f1")
+    perfect, some, dead = found.select("value", "low", "high", "n").iter_rows()
+    assert perfect[0] == perfect[2] == 1.0
+    assert 0.97 < perfect[1] < 1.0
+    # Against a bootstrap of its own, over items drawn one resample at a time.
+    truth, said = (np.nan_to_num(np.array(v), nan=-1).astype(int) for v in (gold, given))
+    drawn = [weighted_f1(truth[i], said[i]) for i in (rng.integers(0, 200, 200) for _ in range(2000))]
+    assert some[1:3] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.015)
+    assert some[3] == dead[3] == 200
+    assert all(map(math.isnan, dead[:3]))
+    (other,) = summary(load_run(tmp_path / "a")).filter(pl.col("metric") == "downstream.b.f1").select("low").rows()
+    assert math.isnan(other[0])
 
 
 def test_a_missing_answer_is_in_no_mean_and_in_every_table(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from errata.probes.tasks.benchmarks import BENCHMARKS, chance_of, mbpp_results
 from errata.probes.tasks.catalogue import find_task, task_catalogue
 from errata.probes.tasks.execution import passes
 from errata.probes.tasks.glue import glue_items, glue_parser
+from errata.probes.tasks.local import read_questions
 from errata.probes.tasks.outcomes import Sample, sample_rows
 from errata.studies.session import build_probe
 from tiny import tiny_model
@@ -159,8 +160,8 @@ def test_samples_are_balanced_and_independent_of_the_other_tasks(glue: Path) -> 
     assert sorted(item.label for item in alone) == ["No"] * 5 + ["Yes"] * 5
     assert {i.id for i in alone} != {i.id for i in glue_items(["cola"], str(glue), 10, 38, False)["cola"]}
     assert len({i.id for i in alone}) == 10
-    few = glue_items(["mrpc"], str(glue), 100, 37, False)["mrpc"]
-    assert len(few) == 30  # ten of one label, twenty of the other: all there are
+    with pytest.raises(EditDataError, match=r"20 with label 0 \(No\), 10 with label 1 \(Yes\);.*Set n to 20 or less"):
+        glue_items(["mrpc"], str(glue), 100, 37, False)
 
 
 def test_the_papers_sample_is_drawn_with_one_generator(glue: Path) -> None:
@@ -242,6 +243,12 @@ def test_what_is_missing_or_malformed_is_named(glue: Path, tmp_path: Path, monke
     write_lines(tmp_path / "cola.jsonl", [])
     with pytest.raises(EditDataError, match=r"cola from .* holds no record"):
         glue_items(["cola"], str(tmp_path), 4, 37, False)
+    write_lines(tmp_path / "cola.jsonl", [{"sentence": f"a {i}", "label": int(i < 9)} for i in range(12)])
+    with pytest.raises(EditDataError, match=r"3 with label 0 \(No\), 9 with label 1 \(Yes\); .* 4 of each. Set n to 6"):
+        glue_items(["cola"], str(tmp_path), 8, 37, False)
+    assert sorted(item.label for item in glue_items(["cola"], str(tmp_path), 6, 37, False)["cola"]) == 3 * [
+        "No"
+    ] + 3 * ["Yes"]
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: 1 / 0)
     with pytest.raises(ConfigError, match="'nyu-mll/glue' cannot be had from the hub"):
         glue_items(["rte"], "hub", 4, 37, False)
@@ -301,7 +308,7 @@ def test_a_dead_model_answers_nothing_rather_than_the_first_choice(sets: Path) -
     _, rows = measured(sets, dead, tasks=("ax_b", "math"), few_shot=2)
     for task in ("ax_b", "math"):
         assert by_metric(rows, task)["invalid"] == 1.0
-        assert by_metric(rows, task)["accuracy"] == 0.0
+        assert math.isnan(by_metric(rows, task)["accuracy"])
         assert all(math.isnan(r.value) and r.text == "" for r in rows if r.metric == f"downstream.{task}.item")
 
 
@@ -360,6 +367,21 @@ def test_settings_are_refused_before_anything_is_read(sets: Path, model: Editabl
         measured(sets, model, tasks=("ax_b",), few_shot=9)
     with pytest.raises(ConfigError, match="the task 'c3' needs c3 in"):
         measured(tmp_path, model, tasks=("c3",))
+
+
+def test_choices_stand_in_the_order_of_their_labels(tmp_path: Path) -> None:
+    shuffled = [{"label": c, "text": f"in {c}"} for c in "CABED"]
+    columns = {"label": list("ECDAB"), "text": [f"in {c}" for c in "ECDAB"]}
+    forms = [{"question": {"stem": "Where?", "choices": shuffled}}, {"question": "Where?", "choices": columns}]
+    write_lines(tmp_path / "q.jsonl", [{**form, "answerKey": "B"} for form in forms] * 8)
+    asked, shots = read_questions(tmp_path)[""]
+    for record in (*asked, *shots):
+        assert record["choices"]["text"] == [f"in {c}" for c in "ABCDE"]
+    for wrong in ([*shuffled[:4], {"text": "in D"}], [*shuffled[:4], {"label": "C", "text": "in D"}]):
+        record = {"question": {"stem": "Where?", "choices": wrong}, "answerKey": "B"}
+        write_lines(tmp_path / "q.jsonl", [record])
+        with pytest.raises(EditDataError, match=r"line 1: (`label` is None|five choices labelled A to E)"):
+            read_questions(tmp_path)
 
 
 def test_without_the_extra_it_is_named(sets: Path, model: EditableModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -523,6 +545,11 @@ def test_a_task_at_chance_is_said_to_carry_no_signal() -> None:
     assert [line.split()[2] for line in found] == ["math", "mrpc", "tydiqa"]
     assert "52% of 200 items right (95 % interval 45% to 59%), and guessing gives 50%" in found[1]
     assert "no answer to compare with" in found[2]
+    half = [("downstream.tydiqa.unanswered", 0.5), *rows("tydiqa", 4, 8, 0.0)]
+    assert guessed(half) == [
+        "Of the 8 items of the task tydiqa, 4 have no answer in the data to compare with: they are asked and counted, "
+        "and are in no score."
+    ]
 
 
 def test_every_task_is_listed_with_its_probe() -> None:

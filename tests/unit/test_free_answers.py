@@ -115,7 +115,7 @@ def test_free_answers_are_scored_and_a_missing_one_is_missing(monkeypatch: pytes
 
 @contextmanager
 def endpoint(replies: list[Any]) -> Iterator[tuple[str, list[tuple[dict[str, str], dict[str, Any]]]]]:
-    """Serve an OpenAI-compatible endpoint on this machine: a text is a reply, a number a status, None is no JSON."""
+    """Serve an OpenAI-compatible endpoint: a text is a reply or, when an address, a redirect; a number a status."""
     seen: list[tuple[dict[str, str], dict[str, Any]]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -125,12 +125,22 @@ def endpoint(replies: list[Any]) -> Iterator[tuple[str, list[tuple[dict[str, str
             reply = replies[len(seen)]
             seen.append((dict(self.headers), json.loads(body)))
             content = b"not json"
+            if isinstance(reply, str) and reply.startswith("http"):
+                self.send_response(302)
+                self.send_header("Location", reply)
+                self.end_headers()
+                return
             if isinstance(reply, str):
                 content = json.dumps({"choices": [{"message": {"content": reply}}]}).encode()
             self.send_response(reply if isinstance(reply, int) else 200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
+
+        def do_GET(self) -> None:  # what a followed redirect becomes
+            seen.append((dict(self.headers), {}))
+            self.send_response(200)
+            self.end_headers()
 
         def log_message(self, *_: object) -> None:
             pass
@@ -166,6 +176,15 @@ def test_a_judge_that_fails_has_judged_nothing(monkeypatch: pytest.MonkeyPatch) 
     assert math.isnan(odd[0])
     with pytest.raises(ValidationError, match="address of an endpoint"):
         build("generated", judge={"base_url": "ftp://x", "model": "m"})
+
+
+def test_a_judge_s_redirect_is_not_followed_and_the_key_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with endpoint([]) as (elsewhere, reached), endpoint([f"{elsewhere}/chat/completions"]) as (url, _):
+        verdict, why = ask(JudgeSettings(base_url=url, model="a-judge", timeout=5), "p", ["a"], "b")
+    assert math.isnan(verdict)
+    assert f"redirects to {elsewhere}/chat/completions, which is not followed" in why
+    assert reached == []
 
 
 def test_verdicts_stand_beside_the_match_and_no_key_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

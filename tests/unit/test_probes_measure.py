@@ -245,11 +245,28 @@ def test_a_task_gives_its_figures_and_every_item(tmp_path: Path, monkeypatch: py
         "downstream.b.invalid": pytest.approx(1 / 3),
         "downstream.b.chance": 0.5,
     }
-    asked = [r.prompt_id for r in rows[4:]]
+    asked = [r.prompt_id for r in rows[4::3]]
     assert asked == sorted(set(asked) & {f"b:{i}" for i in range(4)})
-    assert repr([(r.metric, r.value, r.text) for r in rows[4:]]) == repr(
-        [("downstream.b.item", value, text) for value, text in zip((1.0, 0.0, math.nan), said, strict=True)]
-    )
+    classes = {"item": said, "gold": ["yes"] * 3, "given": ["yes", "no", ""]}
+    values = {"item": (1.0, 0.0, math.nan), "gold": (0.0, 0.0, 0.0), "given": (0.0, 1.0, math.nan)}
+    for i, what in enumerate(classes):
+        found = [(r.metric, r.value, r.text) for r in rows[4 + i :: 3]]
+        expected = zip(values[what], classes[what], strict=True)
+        assert repr(found) == repr([(f"downstream.b.{what}", *pair) for pair in expected])
+
+
+def test_a_model_that_says_nothing_has_no_score_and_one_that_says_something_else_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = build("downstream", **sources(tmp_path)["downstream"])
+    probe.prepare(model := tiny_model("gpt2"), FACTS)
+    for said, score in (("", math.nan), (" perhaps", 0.0)):
+        name = "errata.probes.tasks.classification.generate"
+        monkeypatch.setattr(name, lambda model, prompts, *_, said=said: [said] * len(prompts))
+        figures = {r.metric: r.value for r in probe.measure(View(model, 0)) if not r.prompt_id}
+        assert figures["downstream.b.invalid"] == 1.0
+        for what in ("f1", "accuracy"):
+            assert figures[f"downstream.b.{what}"] == pytest.approx(score, nan_ok=True)
 
 
 def test_a_lab_model_brings_its_world_along() -> None:

@@ -19,6 +19,8 @@ def without_signal(run: RunFrames) -> list[str]:
 def guessed(figures: Iterable[tuple[str, float]]) -> list[str]:
     """Return a sentence for each task whose score may be chance: Wilson's interval does not lie above it.
 
+    One more tells how many items have no answer in the data, where there are any.
+
     Of the first paper's four tasks GPT-J did one better than by guessing (2401.07453, Figure 25), so the others' curves
     say nothing about editing.
 
@@ -47,7 +49,13 @@ def guessed(figures: Iterable[tuple[str, float]]) -> list[str]:
         low, high = wilson(right[task], n)
         if n == 0:
             found.append(f"The task {task} carries no signal: its data hold no answer to compare with.")
-        elif low <= chance[task]:
+            continue
+        if n < asked[task]:
+            found.append(
+                f"Of the {asked[task]} items of the task {task}, {asked[task] - n} have no answer in the data to "
+                f"compare with: they are asked and counted, and are in no score."
+            )
+        if low <= chance[task]:
             found.append(
                 f"The task {task} carries no signal: before any edit the model answers {right[task] / n:.0%} of {n} "
                 f"items right (95 % interval {low:.0%} to {high:.0%}), and guessing gives {chance[task]:.0%}."

@@ -121,7 +121,7 @@ def _curves(run: RunFrames) -> Iterator[tuple[str, str, str, Series, Direction, 
         None,
     )
     for task, key in tasks(run).items():
-        yield key, f"the {task} task", "downstream", curve(run, key), "falling", 1.0, None
+        yield key, f"the {task} task", "downstream", _judged(curve(run, key, lost=True)), "falling", 1.0, None
     perplexity = curve(run, "perplexity")
     with np.errstate(all="ignore"):
         logs = Series(perplexity.steps, np.log(perplexity.values))

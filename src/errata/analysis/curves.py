@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from errata.analysis.classified import f1_interval, labelled_items
 from errata.analysis.forgetting import forgotten
 from errata.analysis.frames import RunFrames
 from errata.analysis.intervals import mean_interval, wilson
@@ -118,14 +119,15 @@ def main_figures(metrics: Iterable[str]) -> dict[str, str]:
 def mean_of_tasks(curves: pl.DataFrame) -> pl.DataFrame:
     """Return step, value, tasks: the mean of all tasks' main figures, at the steps where the most were measured.
 
-    Probes may have schedules of their own; a mean over other tasks at every step would go up and down by itself.
+    Probes may have schedules of their own; a mean over other tasks at every step would go up and down by itself. A task
+    without a single answer counts as 0 beside others that have some; where none has any, the mean is NaN.
 
     Args:
         curves: as `summary` returns them.
     """
     main = list(main_figures(curves["metric"].unique()).values())
     steps = curves.filter(pl.col("metric").is_in(main)).group_by("step")
-    means = steps.agg(pl.col("value").mean(), pl.len().alias("tasks"))
+    means = steps.agg(_mean(lost=True), pl.len().alias("tasks"))
     return means.filter(pl.col("tasks") == pl.col("tasks").max()).sort("step")
 
 
@@ -223,14 +225,14 @@ def summary(run: RunFrames, seed: int = 0) -> pl.DataFrame:
     Wilson's interval, means of other figures the bootstrap's; a single figure has none (NaN). `missing` counts the
     rows (in windows, the edits) without a value: answers that a model did not give, or gave as NaN; the mean is of the
     others, and NaN where there are none. Rows of single downstream items, of texts and of the lines of a perplexity are
-    left out; items give the interval of `downstream.<task>.accuracy`, lines those of `perplexity`.
+    left out; items give the intervals of `downstream.<task>.accuracy` and `.f1`, lines those of `perplexity`.
 
     Args:
         run: the run.
         seed: of the bootstrap.
     """
     rng = np.random.default_rng(seed)
-    keep = ~pl.col("metric").str.contains(r"^text@|\.item$|^perplexity\.(nll|tokens)$")
+    keep = ~pl.col("metric").str.contains(r"^text@|\.(item|gold|given)$|^perplexity\.(nll|tokens)$")
     units = _units(run.rows().filter(keep)).group_by("step", "metric", maintain_order=True)
     grouped = units.agg(pl.col("value"), pl.col("missing").sum()).collect().sort("metric", "step")
     right = pl.col("value").filter(pl.col("value") == 1).len().alias("right")
@@ -241,7 +243,7 @@ def summary(run: RunFrames, seed: int = 0) -> pl.DataFrame:
         for step, metric, values, _ in grouped.iter_rows()
         if metric.endswith(".unanswered")
     }
-    lines = _perplexity_lines(run)
+    lines, labelled = _perplexity_lines(run), labelled_items(run)
     rows = []
     for step, metric, values, missing in grouped.iter_rows():
         array = np.array(values)
@@ -253,6 +255,9 @@ def summary(run: RunFrames, seed: int = 0) -> pl.DataFrame:
             # Of items whose data hold no answer to compare with, none is in the accuracy.
             n = round(n * (1 - unanswered.get((step, task), 0.0)))
             low, high = wilson(hits, n)
+        if metric.endswith(".f1") and (classes := labelled.get((step, metric.removesuffix(".f1")))):
+            n = len(classes[0])
+            low, high = f1_interval(classes, np.random.default_rng(seed)) if len(known) else (np.nan, np.nan)
         if metric.startswith("perplexity") and step in lines:
             nll, tokens = lines[step]
             n = len(nll)

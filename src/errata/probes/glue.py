@@ -26,7 +26,8 @@ class GlueSettings(ProbeSettings):
     source: str = "hub"
     """"hub" (nyu-mll/glue), or a directory that holds `<task>.jsonl` for each, with GLUE's own fields."""
     n: int = Field(default=200, ge=2)
-    """Items a task, as many of each label: a fixed sample of the validation split. 200 in the first paper."""
+    """Items a task, as many of each label: a fixed sample of the validation split. 200 in the first paper. Data with
+    too few of a label are refused."""
     seed: int = 37
     """Seed of the sample; 37 in the first paper's code."""
     new_tokens: int = Field(default=3, ge=1)

@@ -8,6 +8,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import Field, field_validator
 
@@ -45,6 +46,18 @@ class JudgeSettings(EditorSettings):
         return base_url
 
 
+class _StayHere(urllib.request.HTTPRedirectHandler):
+    """Follow no redirect: it would take the key and the question to where the user did not send them."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
+        """Refuse."""
+        why = f"the endpoint redirects to {newurl}, which is not followed; set base_url to it if it is the right one"
+        raise urllib.error.HTTPError(req.full_url, code, why, headers, fp)
+
+
+_OPENER = urllib.request.build_opener(_StayHere)
+
+
 def ask(judge: JudgeSettings, prompt: str, answers: Sequence[str], given: str) -> tuple[float, str]:
     """Ask whether an answer is right: 1.0 for yes, 0.0 for no; NaN where there is no verdict, with the reason.
 
@@ -73,7 +86,7 @@ def ask(judge: JudgeSettings, prompt: str, answers: Sequence[str], given: str) -
     url = f"{judge.base_url.rstrip('/')}/chat/completions"
     try:
         request = urllib.request.Request(url, json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=judge.timeout) as answer:
+        with _OPENER.open(request, timeout=judge.timeout) as answer:
             reply = str(json.load(answer)["choices"][0]["message"]["content"])
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError) as e:
         return math.nan, f"judge failed: {type(e).__name__}: {e}"

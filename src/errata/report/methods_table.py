@@ -107,12 +107,13 @@ def _mean(values: NDArray[np.float64], rows: pl.DataFrame, rng: np.random.Genera
 def _tasks(run: RunFrames) -> tuple[float, str]:
     kept = []
     for metric in tasks(run).values():
-        values = curve(run, metric).values
+        values = curve(run, metric, lost=True).values
         if len(values) > 1 and values[0] > 0:
             kept.append(values[-1] / values[0])
     if not kept:
         return math.nan, DASH
-    value, lost = float(np.mean(kept)), items_lost(run)
+    # A task without a single answer is lost; a model that answers none is dead.
+    value, lost = math.nan if np.isnan(kept).all() else float(np.nan_to_num(kept).mean()), items_lost(run)
     if lost is None:
         return value, f"{share(value)}, {len(kept)} tasks"
     return value, f"{share(value)}, items {bounded(1 - lost.value, 1 - lost.high, 1 - lost.low, lost.missing)}"

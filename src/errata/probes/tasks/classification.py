@@ -5,9 +5,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from errata.models import EditableModel
 from errata.probes.generation import generate
 from errata.probes.rows import Row
+from errata.probes.tasks import f1
 
 __all__ = ["INVALID", "ChoiceItem", "Parser", "answers", "choice_rows", "parse_answer", "weighted_f1"]
 
@@ -43,16 +46,9 @@ def parse_answer(text: str, labels: Sequence[str]) -> str:
 
 
 def weighted_f1(truth: Sequence[str], given: Sequence[str]) -> float:
-    """Return the mean of the classes' F1 = 2TP/(2TP + FP + FN), weighted by how often each is the truth.
-
-    As scikit-learn's `f1_score(average="weighted", zero_division=0)`; an invalid answer is a class that is never true.
-    """
-    total = 0.0
-    for label in sorted(set(truth)):
-        hits = sum(t == g == label for t, g in zip(truth, given, strict=True))
-        support = sum(t == label for t in truth)
-        total += support * 2 * hits / (support + sum(g == label for g in given))
-    return total / len(truth)
+    """Return the weighted F1 of labels, as `errata.probes.tasks.f1` defines it."""
+    codes = {label: i for i, label in enumerate(sorted(set(truth)))}
+    return float(f1.weighted_f1(np.array([codes[t] for t in truth]), np.array([codes.get(g, -1) for g in given])))
 
 
 def answers(model: EditableModel, prompts: Sequence[str], new_tokens: int, until: Sequence[str] = ()) -> list[str]:
@@ -80,7 +76,9 @@ def choice_rows(
     """Let the model answer and yield a task's rows.
 
     `downstream.<task>.f1` (weighted), `.accuracy`, `.invalid` (share of answers without a label; wrong in both),
-    `.chance` (what guessing gives), and `.item` for each: 1 when right, 0 when wrong, NaN when invalid, with the text.
+    `.chance` (what guessing gives), and for each item `.item`: 1 when right, 0 when wrong, NaN when invalid, with the
+    text; `.gold` and `.given`: which of the item's labels is right and which was given (NaN when none), by number and
+    name. F1 and accuracy of a model that says nothing at all, as a dead one, are NaN.
 
     Args:
         model: the model; read only.
@@ -94,9 +92,10 @@ def choice_rows(
     truth = [item.label.lower() for item in items]
     given = [parse(text, item.labels) for text, item in zip(texts, items, strict=True)]
     right = [a == b for a, b in zip(given, truth, strict=True)]
+    silent = not any(text.strip() for text in texts)
     figures = {
-        "f1": weighted_f1(truth, given),
-        "accuracy": sum(right) / len(items),
+        "f1": math.nan if silent else weighted_f1(truth, given),
+        "accuracy": math.nan if silent else sum(right) / len(items),
         "invalid": given.count(INVALID) / len(items),
         "chance": sum(1 / len(item.labels) for item in items) / len(items),
     }
@@ -105,3 +104,7 @@ def choice_rows(
     for i, item in enumerate(items):
         value = math.nan if given[i] == INVALID else float(right[i])
         yield Row(step, f"downstream.{task}.item", value, prompt_id=item.id, text=texts[i])
+        numbers = {label.lower(): float(k) for k, label in enumerate(item.labels)}
+        for what, label in (("gold", truth[i]), ("given", given[i])):
+            number = numbers.get(label, math.nan)
+            yield Row(step, f"downstream.{task}.{what}", number, prompt_id=item.id, text=label)

@@ -1,5 +1,6 @@
 """The first paper's four GLUE tasks and NLI: prompts, fixed balanced samples, and how the paper's code judges."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -97,7 +98,7 @@ def glue_items(
 
     Raises:
         ConfigError: when a file is missing or the hub cannot be reached.
-        EditDataError: when a record is malformed; names its place.
+        EditDataError: when a record is malformed, with its place; when a label has too few items for a balanced sample.
     """
     one = Random(seed)
     needed = [*_PAPER, *(x for x in names if x not in _PAPER)] if paper_faithful else names
@@ -111,9 +112,9 @@ def glue_items(
                 raise
             continue  # without it the sample is not the paper's, but as good a one
         rng = one if paper_faithful else Random(f"{seed}-{name}")
+        if name in names:
+            _check_balance(task, records, n // len(task.answers), source)
         drawn = _balanced(records, n // len(task.answers), rng)
-        if not drawn and name in names:
-            raise EditDataError(f"probes (glue): {name} from {source!r} holds no record.")
         words = task.words(paper_faithful)
         made[name] = [_item(task, number, records[number], words, paper_faithful) for number in drawn]
     return {name: made[name] for name in names}
@@ -157,6 +158,21 @@ def _checked(task: GlueTask, record: Mapping[str, Any], where: str) -> Mapping[s
         )
     fields = [f for f in ("sentence", "sentence1", "sentence2") if f"{{{f}}}" in task.block]
     return {**{field: text_field(record, field, where) for field in fields}, "label": label}
+
+
+def _check_balance(task: GlueTask, records: Sequence[Mapping[str, Any]], each: int, source: str) -> None:
+    """Refuse records of which no sample with as many items of each label can be drawn."""
+    if not records:
+        raise EditDataError(f"probes (glue): {task.name} from {source!r} holds no record.")
+    found = Counter(record["label"] for record in records)
+    fewest = min(found[label] for label in range(len(task.answers)))
+    if fewest < each:
+        counts = ", ".join(f"{found[label]} with label {label} ({word})" for label, word in enumerate(task.answers))
+        many = fewest * len(task.answers)
+        raise EditDataError(
+            f"probes (glue): {task.name} from {source!r} holds {counts}; a balanced sample takes {each} of each. "
+            + (f"Set n to {many} or less, or give more records." if many else "Give records of every label.")
+        )
 
 
 def _balanced(records: Sequence[Mapping[str, Any]], each: int, rng: Random) -> list[int]:

@@ -74,21 +74,34 @@ def _mmlu_rows(file: Path) -> list[Record]:
 
 
 def read_questions(place: Path) -> LocalSet:
-    """Read CommonsenseQA: flat records, or the authors' with the question nested."""
+    """Read CommonsenseQA: flat records, or the authors' with the question nested; choices in the order of their labels.
+
+    Choices without labels are A to E as they stand.
+    """
     made = []
     for where, record in _records(place):
         inner: Mapping[str, Any] = record["question"] if isinstance(record.get("question"), dict) else record
         choices: Any = inner.get("choices")
-        listed = isinstance(choices, list)
-        texts = [text_field(c, "text", where) for c in choices] if listed else texts_field(choices, "text", where)
-        if len(texts) != 5:
-            raise EditDataError(f"{where}: five choices are needed, found {texts!r:.200}.")
+        columns = _columns(choices, where) if isinstance(choices, list) else choices
+        texts = texts_field(columns, "text", where)
+        letters = texts_field(columns, "label", where) if "label" in columns else list("ABCDE")
+        if len(texts) != 5 or sorted(letters) != list("ABCDE"):
+            raise EditDataError(
+                f"{where}: five choices labelled A to E are needed, found {texts!r:.160} labelled {letters!r:.60}."
+            )
+        texts = [text for _, text in sorted(zip(letters, texts, strict=True))]
         question = text_field(inner, "stem" if inner is not record else "question", where)
         answer = text_field(record, "answerKey", where)
         if answer not in ("A", "B", "C", "D", "E"):
             raise EditDataError(f"{where}: `answerKey` is {answer!r}, but a letter A to E is needed.")
         made.append({"question": question, "choices": {"text": texts}, "answerKey": answer})
     return {"": _apart(made)}
+
+
+def _columns(choices: list[Any], where: str) -> Record:
+    """Turn a list of choices into lists of their texts and, where they have them, labels."""
+    keys = ("label", "text") if any(isinstance(c, Mapping) and "label" in c for c in choices) else ("text",)
+    return {key: [text_field(c, key, where) for c in choices] for key in keys}
 
 
 def read_math(place: Path) -> LocalSet:

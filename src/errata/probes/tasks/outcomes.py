@@ -41,7 +41,9 @@ def sample_rows(step: int, sample: Sample, records: Sequence[tuple[str, Mapping[
     items = [_Item.of(sample, name, record) for name, record in records]
     asked = [item for item in items if item.has_answer]
     if asked:  # else there is no score, which is something else than a dead model's
-        yield Row(step, f"downstream.{task}.accuracy", _share([float(item.right == 1) for item in asked]))
+        silent = all(item.silent for item in asked)
+        accuracy = math.nan if silent else _share([float(item.right == 1) for item in asked])
+        yield Row(step, f"downstream.{task}.accuracy", accuracy)
     yield Row(step, f"downstream.{task}.invalid", _share([float(item.invalid) for item in items]))
     yield Row(step, f"downstream.{task}.chance", _share([item.chance for item in items]))
     yield Row(step, f"downstream.{task}.unanswered", _share([float(not item.has_answer) for item in items]))
@@ -65,10 +67,14 @@ def _share(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class _Item:
-    """What came of one item; `right` is NaN where the model gave no answer, or the data hold none to compare with."""
+    """What came of one item; `right` is NaN where the model gave no answer, or the data hold none to compare with.
+
+    It is `silent` where no text came or a choice's probability is NaN; an answer without a valid form is only invalid.
+    """
 
     id: str
     right: float
+    silent: bool
     invalid: bool
     has_answer: bool
     chance: float
@@ -98,9 +104,12 @@ class _Item:
             text = "" if dead else max(zip(logps, each, choices, strict=True), key=lambda c: c[0] / c[1])[2]
             others = [logp for i, logp in enumerate(logps) if i != gold]
             right = math.nan if dead else value
-            return cls(place, right, dead, True, chance, text, None, logps[gold], math.nan if dead else max(others))
+            best_other = math.nan if dead else max(others)
+            return cls(place, right, dead, dead, True, chance, text, None, logps[gold], best_other)
         filtered = record["filtered_resps"][0]
-        invalid = not answers[0].strip() or filtered == _NO_ANSWER
+        silent = not answers[0].strip()
+        invalid = silent or filtered == _NO_ANSWER
         known = "answers" not in document or any(a.strip() for a in document["answers"])
-        f1 = float(record["f1"]) if known and "f1" in record else None
-        return cls(place, math.nan if invalid or not known else value, invalid, known, chance, answers[0], f1)
+        f1 = (math.nan if silent else float(record["f1"])) if known and "f1" in record else None
+        right = math.nan if invalid or not known else value
+        return cls(place, right, silent, invalid, known, chance, answers[0], f1)
