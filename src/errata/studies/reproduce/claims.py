@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from errata.report.words import DASH
+
 if TYPE_CHECKING:
     from errata.studies.reproduce.results import Results
 
@@ -111,4 +113,4 @@ def compared(
 
 def untestable(why: str) -> Finding:
     """Say that a claim cannot be tested here, and why."""
-    return Finding(math.nan, math.nan, math.nan, "–", NOT_TESTABLE, why)
+    return Finding(math.nan, math.nan, math.nan, DASH, NOT_TESTABLE, why)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from errata.report.words import share
 from errata.studies.reproduce import measures as m
 from errata.studies.reproduce.claims import Claim
 from errata.studies.reproduce.results import Results
@@ -59,7 +60,7 @@ def _cell(row: str, kind: str, sentence: str, paper: str, measure: m.Measure, *r
 
 def _table3() -> list[Claim]:
     efficacy, locality, duration, downstream, forgetting = ROWS
-    full, kept = f"holds from {FULL:.0%} on", "before the collapse"
+    full, kept = f"holds from {share(FULL)} on", "before the collapse"
     made = [
         _cell(
             efficacy,
@@ -85,7 +86,7 @@ def _table3() -> list[Claim]:
             "memit",
             "MEMIT makes fewer than all edits, even before it collapses.",
             "below 100 % until the collapse (Table 3)",
-            m.proficiency("memit", EFFICACY, at_most=FULL, rule=f"holds below {FULL:.0%}, {kept}"),
+            m.proficiency("memit", EFFICACY, at_most=FULL, rule=f"holds below {share(FULL)}, {kept}"),
             EFFICACY,
         ),
         _cell(
@@ -103,7 +104,7 @@ def _table3() -> list[Claim]:
             "ft-c",
             "FT-C's locality is very low.",
             "very low (Table 3); 30 to 35 % (Figs. 9 to 20)",
-            m.proficiency("ft-c", NEIGHBORS, at_most=VERY_LOW, rule=f"very low is below {VERY_LOW:.0%}, {kept}"),
+            m.proficiency("ft-c", NEIGHBORS, at_most=VERY_LOW, rule=f"very low is below {share(VERY_LOW)}, {kept}"),
             NEIGHBORS,
         ),
         *(
@@ -112,7 +113,7 @@ def _table3() -> list[Claim]:
                 kind,
                 f"{_named(kind)}'s locality is high.",
                 "high (Table 3); 78 falling to 45 % (Fig. 1c)",
-                m.proficiency(kind, NEIGHBORS, at_least=HIGH, rule=f"high is from {HIGH:.0%} on, {kept}"),
+                m.proficiency(kind, NEIGHBORS, at_least=HIGH, rule=f"high is from {share(HIGH)} on, {kept}"),
                 NEIGHBORS,
             )
             for kind in ROMES
@@ -122,7 +123,9 @@ def _table3() -> list[Claim]:
             "memit",
             "MEMIT's locality is very high.",
             "very high (Table 3); 85 falling to 50 % at the collapse",
-            m.proficiency("memit", NEIGHBORS, at_least=VERY_HIGH, rule=f"very high is from {VERY_HIGH:.0%} on, {kept}"),
+            m.proficiency(
+                "memit", NEIGHBORS, at_least=VERY_HIGH, rule=f"very high is from {share(VERY_HIGH)} on, {kept}"
+            ),
             NEIGHBORS,
         ),
         _cell(
@@ -184,7 +187,7 @@ def _table3() -> list[Claim]:
             "ft-c",
             "FT-C costs much of the downstream tasks.",
             "high (Table 3)",
-            m.tasks_lost("ft-c", at_least=LOSS, rule=f"high is from {LOSS:.0%} of the accuracy on, {kept}"),
+            m.tasks_lost("ft-c", at_least=LOSS, rule=f"high is from {share(LOSS)} of the accuracy on, {kept}"),
             *ITEMS,
         ),
         *(
@@ -193,7 +196,7 @@ def _table3() -> list[Claim]:
                 kind,
                 f"{_named(kind)} costs much of the downstream tasks before it collapses.",
                 "high (Table 3): SST-2 from 92 to 45 % just before (Fig. 2c)",
-                m.tasks_lost(kind, at_least=LOSS, rule=f"high is from {LOSS:.0%} of the accuracy on, {kept}"),
+                m.tasks_lost(kind, at_least=LOSS, rule=f"high is from {share(LOSS)} of the accuracy on, {kept}"),
                 *ITEMS,
             )
             for kind in ROMES
@@ -203,7 +206,7 @@ def _table3() -> list[Claim]:
             "memit",
             "MEMIT costs little of the downstream tasks before it collapses.",
             "low (Table 3): SST-2 about 92 % up to edit 1,250",
-            m.tasks_lost("memit", at_most=LOSS, rule=f"low is below {LOSS:.0%} of the accuracy, {kept}"),
+            m.tasks_lost("memit", at_most=LOSS, rule=f"low is below {share(LOSS)} of the accuracy, {kept}"),
             *ITEMS,
         ),
         _cell(
@@ -219,7 +222,7 @@ def _table3() -> list[Claim]:
             "ft-c",
             "FT-C forgets almost everything.",
             "very high (Table 3): 85 to 90 % at 1,000 edits",
-            m.forgotten_share("ft-c", at_least=FORGETFUL, rule=f"very high is from {FORGETFUL:.0%} on, {kept}"),
+            m.forgotten_share("ft-c", at_least=FORGETFUL, rule=f"very high is from {share(FORGETFUL)} on, {kept}"),
             *RETEST,
         ),
         *(
@@ -228,7 +231,7 @@ def _table3() -> list[Claim]:
                 kind,
                 f"{_named(kind)} forgets much before it collapses.",
                 "high (Table 3): 16, 47, 0 and 3 % just before the collapse (Figs. 13 to 16)",
-                m.forgotten_share(kind, at_least=LOW, rule=f"high is from {LOW:.0%} on, {kept}"),
+                m.forgotten_share(kind, at_least=LOW, rule=f"high is from {share(LOW)} on, {kept}"),
                 *RETEST,
             )
             for kind in ROMES
@@ -238,7 +241,7 @@ def _table3() -> list[Claim]:
             "memit",
             "MEMIT forgets little before it collapses.",
             "low (Table 3): 33 % at edit 1,200 of GPT-J",
-            m.forgotten_share("memit", at_most=LOW, rule=f"low is below {LOW:.0%}, {kept}"),
+            m.forgotten_share("memit", at_most=LOW, rule=f"low is below {share(LOW)}, {kept}"),
             *RETEST,
         ),
         _cell(
@@ -261,7 +264,7 @@ def _others() -> list[Claim]:
                 PHASES,
                 f"A model edited with {_named(kind)} first declines gradually, then breaks at once.",
                 "two phases in every sample (§3.2 to 3.4, Figs. 1 and 2; read off the plots)",
-                m.phases_seen(kind, rule=f"a break and a decline before it, found by `errata phases`; {_MAJORITY}"),
+                m.phases_seen(kind, rule=f"a break and a decline before it, as errata report finds them; {_MAJORITY}"),
                 (f"{kind}/*",),
                 (EFFICACY, *RETEST, *ITEMS, "unrelated.exact", "perplexity"),
             )
@@ -348,6 +351,6 @@ def collapsed_texts(results: Results) -> Sequence[Exhibit]:
         lines = [(prompts[edit], text) for edit, text in said.select("edit_id", "text").iter_rows()]
         lines += list(told.select("prompt_id", "text").iter_rows())
         if lines:
-            source = f"{run.path.name} of runs/{name.rpartition('/')[0]}: text@end, and entropy at step {run.n_edits}"
+            source = f"runs/{name}: text@end, and entropy at step {run.n_edits}"
             found.append(Exhibit(f"{_named(name.partition('/')[0])} after {run.n_edits} edits", source, tuple(lines)))
     return found

@@ -216,7 +216,7 @@ def forgets_more(kind: str, other: str, *, rule: str) -> Measure:
         low, high = bootstrap_nested(groups, results.rng())
         p = logrank(*(pl.concat(side) for side in times))
         mean = np.mean(shares, axis=0)
-        text = f"{share(mean[0])} against {share(mean[1])}: {_points(value, low, high)}; log-rank p = {number(p, 2)}"
+        text = f"{share(mean[0])} against {share(mean[1])}: {_points(value, low, high)}; {_tested(p)}"
         return compared(value, low, high, text, at_least=np.nextafter(0, 1), rule=rule)
 
     return measure
@@ -290,6 +290,10 @@ def _of_runs(found: Estimate, groups: list[Array], units: str) -> str:
 
 def _points(value: float, low: float, high: float) -> str:
     return bounded(value, low, high).replace(" %", " points", 1)
+
+
+def _tested(p: float) -> str:
+    return f"log-rank p = {number(p, 2)}" if math.isfinite(p) else "nothing was forgotten"
 
 
 def _step(step: float) -> str:

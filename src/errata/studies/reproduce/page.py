@@ -13,6 +13,7 @@ from errata.report.charts import marks_of
 from errata.report.compare import comparison, overview
 from errata.report.page import Judged, render, specs
 from errata.report.theme import SERIES
+from errata.report.words import DASH
 from errata.studies.reproduce.claims import Claim, Finding, untestable
 from errata.studies.reproduce.results import Results
 from errata.studies.reproduce.work import Exhibit, Reproduction, Size
@@ -185,11 +186,13 @@ def _verdict(row: Row) -> str:
 
 
 def _brief(row: Row | None) -> str:
-    return f"{_(row.finding.text)}: {_verdict(row)}" if row else "–"
+    if row is None:
+        return DASH
+    return _verdict(row) if row.finding.text == DASH else f"{_(row.finding.text)}: {_verdict(row)}"
 
 
 def _trace(row: Row) -> tuple[str, str]:
-    return ", ".join(f"`{n}`" for n in row.claim.needs) or "–", ", ".join(f"`{m}`" for m in row.claim.rows) or "–"
+    return ", ".join(f"`{n}`" for n in row.claim.needs) or DASH, ", ".join(f"`{m}`" for m in row.claim.rows) or DASH
 
 
 def _exhibits(exhibits: Sequence[Exhibit]) -> list[str]:

@@ -8,7 +8,7 @@ from errata.studies.reproduce.work import Reproduction
 
 __all__ = ["PAPERS", "reproduction"]
 
-PAPERS = ("gupta2024",)
+PAPERS = ("gupta2024", "lin2024")
 """Each is a module of this package with a `REPRODUCTION`; imported when asked for."""
 
 
