@@ -1,0 +1,244 @@
+"""The first paper's Table 3, cell by cell.
+
+The paper gives the table in words. The bounds that stand for them are read off its figures, so that its own methods get
+its own words; they are those of `errata compare`, where that table is made for any runs.
+"""
+
+from errata.report.words import share
+from errata.studies.reproduce import measures as m
+from errata.studies.reproduce.claims import Claim
+
+__all__ = ["EFFICACY", "ITEMS", "MAJORITY", "NEIGHBORS", "RETEST", "ROMES", "TABLE3", "named"]
+
+FULL = 0.98
+"""From here on an efficacy is "100 %": two in a hundred may fail."""
+VERY_LOW, HIGH, VERY_HIGH = 0.4, 0.55, 0.75
+"""Locality. FT-C has 0.30 to 0.35; ROME falls from 0.78 to 0.45 and MEMIT from 0.85 to 0.50, later."""
+LOSS = 0.2
+"""Relative loss of the tasks that is "high": FT-C and ROME lose half, MEMIT less than a tenth."""
+LOW, FORGETFUL = 0.25, 0.6
+"""Forgetting: "low" below the first, "very high" from the second on. FT-C forgets 0.85 to 0.90."""
+
+EFFICACY, NEIGHBORS = "efficacy.success@now", "neighborhood.success@now"
+RETEST = ("efficacy.exact@now", "efficacy.exact@retest")
+ITEMS = ("downstream.*.item",)
+ROMES = ("rome", "rome-without-C")
+ROWS = (
+    "efficacy",
+    "locality",
+    "duration before collapse",
+    "loss of downstream before collapse",
+    "forgetting",
+)
+MAJORITY = "holds when the interval of the share of runs lies above a half, which four of four do"
+
+
+def named(kind: str) -> str:
+    """Return a kind of run as the paper writes its method."""
+    return {"ft-c": "FT-C", "rome": "ROME", "rome-without-C": "ROME without C"}.get(kind, kind.upper())
+
+
+def _cell(row: str, kind: str, sentence: str, paper: str, measure: m.Measure, *rows: str, and_: str = "") -> Claim:
+    needs = (f"{kind}/*", *([f"{and_}/*"] if and_ else []))
+    slug = row.split()[0] if row != ROWS[3] else "downstream"
+    return Claim(f"{slug}-{kind}", "Table 3, cell by cell", sentence, paper, measure, needs, rows, (row, named(kind)))
+
+
+def _table3() -> list[Claim]:
+    efficacy, locality, duration, downstream, forgetting = ROWS
+    full, kept = f"holds from {share(FULL)} on", "before the collapse"
+    made = [
+        _cell(
+            efficacy,
+            "ft-c",
+            "FT-C makes every edit.",
+            "100 % (Table 3)",
+            m.proficiency("ft-c", EFFICACY, at_least=FULL, rule=full),
+            EFFICACY,
+        ),
+        *(
+            _cell(
+                efficacy,
+                kind,
+                f"{named(kind)} makes every edit until it collapses.",
+                "100 % until the collapse (Table 3)",
+                m.proficiency(kind, EFFICACY, at_least=FULL, rule=f"{full}, {kept}"),
+                EFFICACY,
+            )
+            for kind in ROMES
+        ),
+        _cell(
+            efficacy,
+            "memit",
+            "MEMIT makes fewer than all edits, even before it collapses.",
+            "below 100 % until the collapse (Table 3)",
+            m.proficiency("memit", EFFICACY, at_most=FULL, rule=f"holds below {share(FULL)}, {kept}"),
+            EFFICACY,
+        ),
+        _cell(
+            efficacy,
+            "mend",
+            "MEND soon fails to make new edits.",
+            "below 50 % before 100 edits (Figs. 9 to 20)",
+            m.proficiency(
+                "mend", EFFICACY, last=50, at_most=0.75, rule="holds below 75 % over the last 50 edits; chance is 50 %"
+            ),
+            EFFICACY,
+        ),
+        _cell(
+            locality,
+            "ft-c",
+            "FT-C's locality is very low.",
+            "very low (Table 3); 30 to 35 % (Figs. 9 to 20)",
+            m.proficiency("ft-c", NEIGHBORS, at_most=VERY_LOW, rule=f"very low is below {share(VERY_LOW)}, {kept}"),
+            NEIGHBORS,
+        ),
+        *(
+            _cell(
+                locality,
+                kind,
+                f"{named(kind)}'s locality is high.",
+                "high (Table 3); 78 falling to 45 % (Fig. 1c)",
+                m.proficiency(kind, NEIGHBORS, at_least=HIGH, rule=f"high is from {share(HIGH)} on, {kept}"),
+                NEIGHBORS,
+            )
+            for kind in ROMES
+        ),
+        _cell(
+            locality,
+            "memit",
+            "MEMIT's locality is very high.",
+            "very high (Table 3); 85 falling to 50 % at the collapse",
+            m.proficiency("memit", NEIGHBORS, at_least=VERY_HIGH, rule=f"very high from {share(VERY_HIGH)} on, {kept}"),
+            NEIGHBORS,
+        ),
+        _cell(
+            locality,
+            "mend",
+            "MEND's edits do not leave neighbors alone for long.",
+            "no word (not in Table 3); with the model, before 100 edits (Figs. 9 to 20)",
+            m.proficiency(
+                "mend", NEIGHBORS, last=50, at_most=0.75, rule="holds below 75 % over the last 50 edits; chance is 50 %"
+            ),
+            NEIGHBORS,
+        ),
+        _cell(
+            duration,
+            "ft-c",
+            "FT-C does not collapse.",
+            "not observed (Table 3), 1,000 edits",
+            m.collapses("ft-c", expected=False, rule="holds when the interval of the share lies below a half"),
+            EFFICACY,
+            *RETEST,
+            *ITEMS,
+        ),
+        *(
+            _cell(
+                duration,
+                kind,
+                f"{named(kind)} collapses after a short time.",
+                "short (Table 3): after 560, 980, 80 and 200 edits (Figs. 13 to 20)",
+                m.collapses(kind, expected=True, rule=MAJORITY),
+                EFFICACY,
+                *RETEST,
+                *ITEMS,
+            )
+            for kind in ROMES
+        ),
+        _cell(
+            duration,
+            "memit",
+            "MEMIT lasts longer than ROME.",
+            "long (Table 3): 1,200 to 1,400 edits (GPT-J), about 4,000 (GPT2-XL)",
+            m.outlasts("memit", "rome-without-C", rule=f"against ROME without C in the same sample; {MAJORITY}"),
+            EFFICACY,
+            *RETEST,
+            *ITEMS,
+            and_="rome-without-C",
+        ),
+        _cell(
+            duration,
+            "mend",
+            "MEND collapses almost at once.",
+            "before 100 edits (Figs. 9 to 20)",
+            m.collapses("mend", expected=True, rule=MAJORITY),
+            EFFICACY,
+            *RETEST,
+            *ITEMS,
+        ),
+        _cell(
+            downstream,
+            "ft-c",
+            "FT-C costs much of the downstream tasks.",
+            "high (Table 3)",
+            m.tasks_lost("ft-c", at_least=LOSS, rule=f"high is from {share(LOSS)} of the accuracy on, {kept}"),
+            *ITEMS,
+        ),
+        *(
+            _cell(
+                downstream,
+                kind,
+                f"{named(kind)} costs much of the downstream tasks before it collapses.",
+                "high (Table 3): SST-2 from 92 to 45 % just before (Fig. 2c)",
+                m.tasks_lost(kind, at_least=LOSS, rule=f"high is from {share(LOSS)} of the accuracy on, {kept}"),
+                *ITEMS,
+            )
+            for kind in ROMES
+        ),
+        _cell(
+            downstream,
+            "memit",
+            "MEMIT costs little of the downstream tasks before it collapses.",
+            "low (Table 3): SST-2 about 92 % up to edit 1,250",
+            m.tasks_lost("memit", at_most=LOSS, rule=f"low is below {share(LOSS)} of the accuracy, {kept}"),
+            *ITEMS,
+        ),
+        _cell(
+            downstream,
+            "mend",
+            "MEND loses every downstream task.",
+            "every F1 is 0 before 100 edits (Figs. 21 to 28)",
+            m.tasks_lost("mend", at_least=0.9, at_end=True, rule="holds from 90 % of the accuracy on, at the end"),
+            *ITEMS,
+        ),
+        _cell(
+            forgetting,
+            "ft-c",
+            "FT-C forgets almost everything.",
+            "very high (Table 3): 85 to 90 % at 1,000 edits",
+            m.forgotten_share("ft-c", at_least=FORGETFUL, rule=f"very high is from {share(FORGETFUL)} on, {kept}"),
+            *RETEST,
+        ),
+        *(
+            _cell(
+                forgetting,
+                kind,
+                f"{named(kind)} forgets much before it collapses.",
+                "high (Table 3): 16, 47, 0 and 3 % just before the collapse (Figs. 13 to 16)",
+                m.forgotten_share(kind, at_least=LOW, rule=f"high is from {share(LOW)} on, {kept}"),
+                *RETEST,
+            )
+            for kind in ROMES
+        ),
+        _cell(
+            forgetting,
+            "memit",
+            "MEMIT forgets little before it collapses.",
+            "low (Table 3): 33 % at edit 1,200 of GPT-J",
+            m.forgotten_share("memit", at_most=LOW, rule=f"low is below {share(LOW)}, {kept}"),
+            *RETEST,
+        ),
+        _cell(
+            forgetting,
+            "mend",
+            "MEND forgets everything.",
+            "100 % before 100 edits (Figs. 9 to 20)",
+            m.forgotten_share("mend", at_least=0.95, at_end=True, rule="holds from 95 % on, at the end"),
+            *RETEST,
+        ),
+    ]
+    return sorted(made, key=lambda claim: ROWS.index(claim.cell[0]) if claim.cell else len(ROWS))
+
+
+TABLE3: tuple[Claim, ...] = tuple(_table3())
+"""The cells, row by row."""
