@@ -10,26 +10,28 @@ from errata.analysis.chance import guessed
 from errata.editors.statistics import model_fingerprint
 from errata.edits import Fact
 from errata.errors import ErrataError, RunError
-from errata.probes.base import Probe, View
+from errata.models import EditableModel
 from errata.probes.rows import Row
+from errata.studies.measuring import is_due, measured
 from errata.studies.progress import Progress
 from errata.studies.recipe import Recipe
-from errata.studies.session import Session, open_session, prepare, reading, sources
+from errata.studies.session import Session, open_session, prepare, sources
 from errata.studies.store import Checkpoint, RunStore, describe
 from errata.studies.tracking import tracked
-from errata.studies.unchanged import first_changed, kept_states
+from errata.studies.unchanged import kept_states
 from errata.trajectory import DiskJournal, Guard, Trajectory
 
 __all__ = ["resume", "run"]
 
 
-def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> Path:
+def run(recipe: Recipe, out: Path, progress: Progress | None = None, model: EditableModel | None = None) -> Path:
     """Run a recipe into a new run directory.
 
     Args:
         recipe: what to run.
         out: the run directory; must not hold a run.
         progress: told of every edit.
+        model: used instead of loading the recipe's; given back unedited.
 
     Returns:
         The run directory.
@@ -38,33 +40,38 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None) -> Path:
     store = RunStore(out)
     if (out / "run.json").exists():
         raise RunError(f"{out} holds a run already. Continue it: errata resume {out}. Or name another --out.")
-    session = open_session(recipe, progress.tell)
+    session = open_session(recipe, progress.tell, model)
     with store.lock(), _disk_full_explained(out):
         config = session.recipe.model_dump(mode="json")
         fingerprint = model_fingerprint(session.model)
         store.begin(describe(config, session.stream, fingerprint, sources(session)), session.stream)
         try:
             with tracked(session.recipe.run.tracker, config, out, progress) as told:
-                _Loop(session, store, told).go()
+                _Loop(session, store, told, lent=model is not None).go()
         except ErrataError:
             store.abandon()
             raise
     return out
 
 
-def resume(out: Path, progress: Progress | None = None) -> Path:
+def resume(out: Path, progress: Progress | None = None, model: EditableModel | None = None) -> Path:
     """Continue a run that was interrupted at any point; a finished one is left as it is.
+
+    Args:
+        out: the run directory.
+        progress: told of every edit.
+        model: the unedited model, used instead of loading it; given back unedited.
 
     Raises:
         ResumeError: when model or facts are not those the run was begun with.
     """
     progress = progress or Progress()
     store = RunStore(out)
-    session = open_session(Recipe.model_validate(store.description()["config"]), progress.tell)
+    session = open_session(Recipe.model_validate(store.description()["config"]), progress.tell, model)
     with store.lock(), _disk_full_explained(out):
         store.check(model_fingerprint(session.model), session.stream, sources(session))
         with tracked(session.recipe.run.tracker, session.recipe.model_dump(mode="json"), out, progress) as told:
-            _Loop(session, store, told).go()
+            _Loop(session, store, told, lent=model is not None).go()
     return out
 
 
@@ -76,10 +83,11 @@ class _Loop:
     rows, journal and weights come out as if nothing had happened.
     """
 
-    def __init__(self, session: Session, store: RunStore, progress: Progress) -> None:
+    def __init__(self, session: Session, store: RunStore, progress: Progress, *, lent: bool) -> None:
         self.session = session
         self.store = store
         self.progress = progress
+        self.lent = lent
         self.rows: dict[str, list[Row]] = {probe.name: [] for probe in session.probes}
 
     def go(self) -> None:
@@ -105,11 +113,19 @@ class _Loop:
         # Without a checkpoint everything is applied and measured again from the unedited model on.
         begin = checkpoint or Checkpoint(0, {}, session.editor.state_dict())
         self.trajectory = Trajectory(session.model, session.editor, guard=guard, journal=journal, start=begin)
+        try:
+            self._follow(journal, first=checkpoint is None)
+        finally:
+            if self.lent:
+                self.trajectory.restore()
+
+    def _follow(self, journal: DiskJournal, *, first: bool) -> None:
+        session, guard = self.session, self.trajectory.guard
         facts = {fact.id: fact for fact in session.stream.facts}
         start = self.trajectory.step
         self.edited = [facts[e.id] for e in journal.entries if e.applied and e.step <= start]
         self.progress.begin(start, len(session.stream))
-        if checkpoint is None:
+        if first:
             self._probe(0, (), final=False)
             self.progress.measured(self.rows)
             for remark in guessed((row.metric, row.value) for rows in self.rows.values() for row in rows):
@@ -138,23 +154,9 @@ class _Loop:
         return self.session.recipe.run.checkpoint_every
 
     def _probe(self, step: int, batch: Sequence[Fact], *, final: bool, before: int = 0) -> None:
-        due = [probe for probe in self.session.probes if final or _due(probe, step, before)]
-        if not due:  # a view copies the list of all facts edited so far
-            return
-        view = View(
-            model=self.session.model,
-            step=step,
-            batch=tuple(batch),
-            edited=tuple(self.edited),
-            final=final,
-            base=self.trajectory.base(),
-            masters=self.trajectory.masters(),
-        )
-        # Kept or not, what enters the first changed block is always computed in the same way: a resumed run is equal.
-        with self.lower.lent(first_changed(view.model, self.session.editor, view.base)):
-            for probe in due:
-                with reading(self.session, probe):
-                    self.rows[probe.name].extend(probe.measure(view))
+        due = [probe for probe in self.session.probes if final or is_due(probe, step, before)]
+        for probe, rows in measured(self.session, self.trajectory, self.lower, due, batch, self.edited, final=final):
+            self.rows[probe.name].extend(rows)
 
     def _checkpoint(self, step: int, *, finished: bool) -> None:
         """Write the rows, then the checkpoint that says they are complete."""
@@ -165,13 +167,6 @@ class _Loop:
         undone = self.trajectory.journal.undone
         self.store.note_peak_memory(self.session.model.device)
         self.store.write_checkpoint(Checkpoint(step, self.trajectory.masters(), state, finished, undone))
-
-
-def _due(probe: Probe, step: int, before: int) -> bool:
-    settings = probe.settings
-    if not step:
-        return bool(settings.at_start)
-    return step // settings.every > before // settings.every or any(before < n <= step for n in settings.also_at)
 
 
 @contextmanager

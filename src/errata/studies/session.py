@@ -58,8 +58,7 @@ def open_session(
     if model is None:
         asked = recipe.model
         model = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map)
-    if recipe.edits.prompt_form == "chat":
-        model.chat = ChatForm(model.tokenizer, model.name)
+    model.chat = ChatForm(model.tokenizer, model.name) if recipe.edits.prompt_form == "chat" else None
     if stream is None:
         stream = load_stream(recipe.edits, recipe.model.name, tell)
     settings = resolve_settings(recipe.method.name, model, recipe.method.settings)

@@ -106,19 +106,20 @@ class DiskJournal(Journal):
 
     Args:
         run: the run directory.
+        mend: whether to cut; not beside a process that may be writing, whose half-written batch is only passed over.
 
     Raises:
         RunError: when the journal is damaged before its last batch.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, *, mend: bool = True) -> None:
         super().__init__()
         self._file = run / "journal.jsonl"
         self._folder = run / "updates"
         if self._file.exists():
-            self._recover()
+            self._recover(mend)
 
-    def _recover(self) -> None:
+    def _recover(self, mend: bool) -> None:
         content = self._file.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         kept = 0
@@ -140,7 +141,7 @@ class DiskJournal(Journal):
             if batch[-1].edit == batch[-1].step:
                 self.entries.extend(batch)
                 batch, kept = [], position
-        if kept < len(content):
+        if mend and kept < len(content):
             with self._file.open("r+b") as f:
                 f.truncate(kept)
                 f.flush()

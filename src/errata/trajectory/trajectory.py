@@ -220,6 +220,11 @@ class Trajectory:
             self._detach()
             self._detach = None
 
+    def restore(self) -> None:
+        """Give the model back as it was before the first edit, with nothing attached; the trajectory is over."""
+        self.close()
+        self._write(self._base)
+
     def base(self) -> Mapping[str, Float[Tensor, "out in"]]:
         """Return W₀ of every matrix edited so far."""
         return self._base
