@@ -81,37 +81,42 @@ def _say_plan(
 ) -> None:
     """Say what is there, what would be made, and how long the editing takes at least."""
     from errata.studies.plan import plan
-    from errata.studies.reproduce.make import finished
+    from errata.studies.reproduce.make import finished, screened
     from errata.studies.reproduce.work import matching
 
-    names = matching(work.runs, claims)
-    missing = [name for name in names if not finished(out / "runs" / name)]
+    runs = {name: work.runs[name] for name in matching(work.runs, claims)}
+    screens = {name: work.screens[name] for name in matching(work.screens, claims)}
+    names = {name: out / "runs" / name for name in runs} | {name: out / "screens" / name for name in screens}
+    missing = [name for name in runs if not finished(names[name])]
+    missing += [name for name, recipe in screens.items() if not screened(names[name], recipe)]
     each: dict[str, float] = {}
     seconds = 0.0
     for name in missing:
-        kind = name.rpartition("/")[0]
+        recipe = {**runs, **screens}[name]
+        kind = recipe.method.model_dump_json()
         if kind not in each:
-            made = plan(work.runs[name], out / "runs" / name)
-            each[kind] = made.seconds_per_edit * made.edits
-        seconds += each[kind]
+            each[kind] = plan(recipe, names[name]).seconds_per_edit
+        seconds += each[kind] * (recipe.edits.n or 0)
     if as_json:
         content = {
             "paper": wanted.name,
             "out": str(out),
             "claims": [c.id for c in claims],
-            "runs": names,
+            "runs": list(names),
             "missing": missing,
             "trainings": list(work.trainings),
             "editing_seconds": seconds / processes,
         }
         typer.echo(json.dumps(content, indent=1))
         return
-    for name in names:
-        typer.echo(f"{'to make' if name in missing else 'there  '}  {out / 'runs' / name}")
+    for name, place in names.items():
+        typer.echo(f"{'to make' if name in missing else 'there  '}  {place}")
     for name in work.trainings:
         typer.echo(f"training  {out / 'trained' / name}, where a run needs it")
     minutes = f"{seconds / processes / 60:.0f} minutes of editing"
-    typer.echo(f"{len(missing)} of {len(names)} runs for {len(claims)} claims: at least {minutes}, probes not counted")
+    typer.echo(
+        f"{len(missing)} of {len(names)} runs and screens for {len(claims)} claims: at least {minutes}, probes not counted"
+    )
 
 
 def _print(page: "Page") -> None:

@@ -27,6 +27,15 @@ LEFT = 10
 """People whom no run edits, so that something is left to ask about."""
 MOST = 200
 """Edits of a run at most: the collapses of the lab's models come before."""
+SCREENED = 100
+"""Facts of a screen at most, each as the first edit of the clean model."""
+PROBES = (
+    {"name": "proficiency", "at_start": False},
+    {"name": "unrelated", "n": 100},
+    {"name": "perplexity", "lines": 50},
+    {"name": "drift", "dominant": False, "keys": 0},
+)
+"""What is measured after a first edit: what `errata screen` judges by."""
 EVERY = 5
 """Edits between re-tests. The first paper's code re-tests every 20 of 1,000, and the tasks every 5."""
 _MEND = ("steps=1000", "lr=5e-4", "rank=64", "alpha=1e-3", "validate_every=50")
@@ -46,17 +55,26 @@ def work(size: Size, out: Path) -> Work:
         for sample in range(size.samples)
         for form in FORMS
     }
-    return Work(runs, {"mend": Training("mend", size.model, skip=n, settings=_MEND)})
+    screens = {f"first/{form}": _screen(size.model, form, min(n, SCREENED), out) for form in (*FORMS, "r-rome")}
+    return Work(runs, {"mend": Training("mend", size.model, skip=n, settings=_MEND)}, screens)
+
+
+def _method(form: str, out: Path) -> dict[str, Any]:
+    settings = dict(FORMS.get(form, {"name": form}))
+    return settings | ({"checkpoint": str(out / "trained" / "mend")} if form == "mend" else {})
+
+
+def _screen(model: str, form: str, n: int, out: Path) -> Recipe:
+    edits = {"dataset": "lab", "n": n, "seed": 0}
+    content = {"model": {"name": model}, "method": _method(form, out), "edits": edits, "probes": list(PROBES)}
+    return Recipe.model_validate(content)
 
 
 def _recipe(model: str, form: str, n: int, sample: int, out: Path) -> Recipe:
-    method = dict(FORMS[form])
-    if form == "mend":
-        method["checkpoint"] = str(out / "trained" / "mend")
     return Recipe.model_validate(
         {
             "model": {"name": model},
-            "method": method,
+            "method": _method(form, out),
             "edits": {"dataset": "lab", "n": n, "seed": sample},
             "probes": [
                 {"name": "proficiency"},

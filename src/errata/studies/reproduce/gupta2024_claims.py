@@ -6,6 +6,7 @@ import polars as pl
 
 from errata.studies.reproduce import measures as m
 from errata.studies.reproduce.claims import Claim
+from errata.studies.reproduce.first_edits import disabling, distance_ratio
 from errata.studies.reproduce.gupta2024_table3 import (
     EFFICACY,
     ITEMS,
@@ -98,6 +99,27 @@ def _others() -> list[Claim]:
                 ("drift.mean_abs",),
             )
             for kind in ROMES
+        ),
+        *(
+            Claim(
+                f"distance-{kind}",
+                DISTANCE,
+                f"{named(kind)}'s disabling edits move the weights by orders of magnitude more than its others.",
+                "3.339e-4 against 8.156e-7, a factor of 409 (Table 2)",
+                distance_ratio(kind, at_least=100.0, rule="holds from a factor of 100 on"),
+                (f"first/{kind}",),
+                ("drift.mean_abs", "unrelated.exact", "perplexity"),
+            )
+            for kind in ROMES
+        ),
+        Claim(
+            "disabling-r-rome",
+            DISTANCE,
+            "With one key throughout (r-ROME) no single edit disables the model.",
+            "none; distances near 1e-6 (2403.07175, which explains Table 2)",
+            disabling("r-rome", expected=False),
+            ("first/r-rome",),
+            ("unrelated.exact", "perplexity"),
         ),
         Claim(
             "collapsed-text",

@@ -7,6 +7,7 @@ its own words; they are those of `errata compare`, where that table is made for 
 from errata.report.words import share
 from errata.studies.reproduce import measures as m
 from errata.studies.reproduce.claims import Claim
+from errata.studies.reproduce.first_edits import disabling
 
 __all__ = ["EFFICACY", "ITEMS", "MAJORITY", "NEIGHBORS", "RETEST", "ROMES", "TABLE3", "named"]
 
@@ -29,6 +30,7 @@ ROWS = (
     "duration before collapse",
     "loss of downstream before collapse",
     "forgetting",
+    "single disabling edit",
 )
 MAJORITY = "holds when the interval of the share of runs lies above a half, which four of four do"
 
@@ -39,13 +41,13 @@ def named(kind: str) -> str:
 
 
 def _cell(row: str, kind: str, sentence: str, paper: str, measure: m.Measure, *rows: str, and_: str = "") -> Claim:
-    needs = (f"{kind}/*", *([f"{and_}/*"] if and_ else []))
-    slug = row.split()[0] if row != ROWS[3] else "downstream"
+    needs = (f"{kind}/*", *([f"{and_}/*"] if and_ else [])) if row != ROWS[5] else (f"first/{kind}",)
+    slug = {ROWS[3]: "downstream", ROWS[5]: "disabling"}.get(row, row.split()[0])
     return Claim(f"{slug}-{kind}", "Table 3, cell by cell", sentence, paper, measure, needs, rows, (row, named(kind)))
 
 
 def _table3() -> list[Claim]:
-    efficacy, locality, duration, downstream, forgetting = ROWS
+    efficacy, locality, duration, downstream, forgetting, single = ROWS
     full, kept = f"holds from {share(FULL)} on", "before the collapse"
     made = [
         _cell(
@@ -235,6 +237,22 @@ def _table3() -> list[Claim]:
             "100 % before 100 edits (Figs. 9 to 20)",
             m.forgotten_share("mend", at_least=0.95, at_end=True, rule="holds from 95 % on, at the end"),
             *RETEST,
+        ),
+        *(
+            _cell(
+                single,
+                kind,
+                f"No single edit of {named(kind)} disables the model."
+                if kind not in ROMES
+                else f"Single edits of {named(kind)} disable the model.",
+                {"mend": "no word (not in Table 3)"}.get(
+                    kind, "yes (Tables 2 and 3)" if kind in ROMES else "no (Table 3)"
+                ),
+                disabling(kind, expected=kind in ROMES),
+                "unrelated.exact",
+                "perplexity",
+            )
+            for kind in ("ft-c", *ROMES, "memit", "mend")
         ),
     ]
     return sorted(made, key=lambda claim: ROWS.index(claim.cell[0]) if claim.cell else len(ROWS))

@@ -4,8 +4,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
+
+import torch
 
 from errata.errors import RunError
 from errata.studies.engine import Job, begun, run_all, threads_each
@@ -13,6 +16,7 @@ from errata.studies.recipe import Recipe
 from errata.studies.reproduce.claims import Claim
 from errata.studies.reproduce.results import Results
 from errata.studies.reproduce.work import Training, Work, matching
+from errata.studies.screen import ScreenStore, screen
 from errata.studies.store import RunStore
 
 __all__ = ["finished", "make"]
@@ -42,11 +46,17 @@ def make(
         RunError: when a training fails; no run that needs it is begun.
     """
     runs = {name: work.runs[name] for name in matching(work.runs, claims)}
-    places = {name: out / "runs" / name for name in runs}
-    missing = {name: recipe for name, recipe in runs.items() if not finished(places[name])}
-    _train({n: t for n, t in work.trainings.items() if _needed(out / "trained" / n, missing)}, out, processes, tell)
+    screens = {name: work.screens[name] for name in matching(work.screens, claims)}
+    places = {name: out / "runs" / name for name in runs} | {name: out / "screens" / name for name in screens}
+    missing = [recipe for name, recipe in runs.items() if not finished(places[name])]
+    undone = {name: recipe for name, recipe in screens.items() if not screened(places[name], recipe)}
+    needed = {c for recipe in (*missing, *undone.values()) if (c := recipe.method.settings.get("checkpoint"))}
+    trainings = {n: t for n, t in work.trainings.items() if str(out / "trained" / n) in needed}
+    _train(trainings, out, processes, tell)
     outcomes = run_all([Job(r, places[name]) for name, r in runs.items()], processes=processes, tell=tell)
-    return Results({n: places[n] for n, outcome in zip(runs, outcomes, strict=True) if outcome.status != "failed"})
+    _screen([(recipe, places[name]) for name, recipe in undone.items()], processes, tell)
+    done = {n: places[n] for n, outcome in zip(runs, outcomes, strict=True) if outcome.status != "failed"}
+    return Results(done, {name: places[name] for name in screens})
 
 
 def finished(run: Path) -> bool:
@@ -54,8 +64,26 @@ def finished(run: Path) -> bool:
     return begun(run) and RunStore(run).finished()
 
 
-def _needed(checkpoint: Path, runs: Mapping[str, Recipe]) -> bool:
-    return any(recipe.method.settings.get("checkpoint") == str(checkpoint) for recipe in runs.values())
+def screened(place: Path, recipe: Recipe) -> bool:
+    """Return whether a screen is there with all its facts."""
+    store = ScreenStore(place)
+    return all(store.part(number).exists() for number in range((recipe.edits.n or 0) + 1))
+
+
+def _screen(screens: Sequence[tuple[Recipe, Path]], processes: int, tell: Callable[[str], None]) -> None:
+    if not screens:
+        return
+    threads = threads_each(processes)
+    with ProcessPoolExecutor(max_workers=max(1, processes), mp_context=get_context("spawn")) as pool:
+        pending = {pool.submit(_one_screen, recipe, place, threads): place for recipe, place in screens}
+        for future in as_completed(pending):
+            future.result()
+            tell(f"{pending[future]}: every fact screened")
+
+
+def _one_screen(recipe: Recipe, out: Path, threads: int) -> None:
+    torch.set_num_threads(threads)
+    screen(recipe, out)
 
 
 def _train(trainings: Mapping[str, Training], out: Path, processes: int, tell: Callable[[str], None]) -> None:

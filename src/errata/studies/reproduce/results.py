@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from errata.analysis.frames import RunFrames, load_run
+from errata.analysis.screening import Screening, load_screening
 from errata.analysis.verdict import Verdict, judge
 
 __all__ = ["Results"]
@@ -27,6 +28,7 @@ class Results:
         self.seed = seed
         self._runs: dict[str, RunFrames] = {}
         self._verdicts: dict[str, Verdict] = {}
+        self._screens: dict[str, Screening] = {}
 
     def rng(self) -> np.random.Generator:
         """Return a fresh generator, so that a figure does not depend on what was asked for before it."""
@@ -47,6 +49,12 @@ class Results:
         if name not in self._verdicts:
             self._verdicts[name] = judge(self.run(name), self.seed)
         return self._verdicts[name]
+
+    def screening(self, name: str) -> Screening:
+        """Return a screen's facts, each with what it did."""
+        if name not in self._screens:
+            self._screens[name] = load_screening(self.screens[name])
+        return self._screens[name]
 
     def has(self, needs: tuple[str, ...]) -> bool:
         """Return whether there is something for every pattern."""

@@ -11,7 +11,7 @@ from errata.studies.recipe import Recipe
 from errata.studies.reproduce.claims import Claim
 from errata.studies.reproduce.results import Results
 
-__all__ = ["Exhibit", "Reproduction", "Screening", "Size", "Training", "Work", "matching"]
+__all__ = ["Exhibit", "Reproduction", "Size", "Training", "Work", "matching"]
 
 
 @dataclass(frozen=True)
@@ -47,29 +47,18 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Screening:
-    """A screen: every fact as the first edit of the clean model, as `errata screen` makes it.
-
-    Args:
-        recipe: model, method and facts.
-    """
-
-    recipe: Recipe
-
-
-@dataclass(frozen=True)
 class Work:
     """Everything there is to make, by name; a run's directory is `runs/NAME`, a screen's `screens/NAME`.
 
     Args:
         runs: recipe of each run.
         trainings: `trained/NAME`, which recipes name as their `method.checkpoint`.
-        screens: the screens.
+        screens: recipe of each screen: every fact as the first edit of the clean model.
     """
 
     runs: Mapping[str, Recipe]
     trainings: Mapping[str, Training] = field(default_factory=dict)
-    screens: Mapping[str, Screening] = field(default_factory=dict)
+    screens: Mapping[str, Recipe] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
