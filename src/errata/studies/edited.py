@@ -16,6 +16,7 @@ from errata.editors.update import Update
 from errata.edits import EditStream, Fact
 from errata.errors import ConfigError, ResumeError, RunError
 from errata.models import EditableModel
+from errata.studies.guarded import guard_of, watch_over
 from errata.studies.recipe import Recipe
 from errata.studies.session import Session, open_session, prepare
 from errata.studies.store import RunStore
@@ -107,7 +108,7 @@ def open_edited(
             )
         if beside := type(session.editor).attach is not Editor.attach or ready:
             prepare(session)
-        trajectory = _replayed(session, store, session.editor if beside else _Recorded(EditorSettings()))
+        trajectory = _replayed(session, store, beside)
         held.callback(trajectory.close)
         return Edited(store, session.recipe, session.model, session.stream, trajectory, held.pop_all())
 
@@ -124,13 +125,16 @@ def recorded_recipe(store: RunStore) -> Recipe:
         raise RunError(explain(e, Recipe, str(store.path / "run.json"))) from e
 
 
-def _replayed(session: Session, store: RunStore, editor: Editor) -> Trajectory:
+def _replayed(session: Session, store: RunStore, ready: bool) -> Trajectory:
     """Apply the journal from the last checkpoint on; from the beginning where edits were taken back since."""
+    editor = session.proposer if ready else _Recorded(EditorSettings())
+    watch = watch_over(session.model, session.recipe, session.stream) if ready else None
     journal = DiskJournal(store.path)
     checkpoint = store.last_checkpoint(journal.step)
     if checkpoint is not None and checkpoint.undone != journal.undone:
         checkpoint = None
-    trajectory = Trajectory(session.model, editor, journal=journal, start=checkpoint)
+    guard = guard_of(session.recipe)
+    trajectory = Trajectory(session.model, editor, guard=guard, judge=watch, journal=journal, start=checkpoint)
     while trajectory.replay():
         pass
     return trajectory

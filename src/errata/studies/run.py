@@ -12,6 +12,7 @@ from errata.edits import Fact
 from errata.errors import ErrataError, RunError
 from errata.models import EditableModel
 from errata.probes.rows import Row
+from errata.studies.guarded import guard_of, watch_over
 from errata.studies.measuring import is_due, measured
 from errata.studies.progress import Progress
 from errata.studies.recipe import Recipe
@@ -19,7 +20,7 @@ from errata.studies.session import Session, open_session, prepare, sources
 from errata.studies.store import Checkpoint, RunStore, describe
 from errata.studies.tracking import tracked
 from errata.studies.unchanged import kept_states
-from errata.trajectory import DiskJournal, Guard, Trajectory
+from errata.trajectory import DiskJournal, Trajectory
 
 __all__ = ["resume", "run"]
 
@@ -103,16 +104,18 @@ class _Loop:
                 f"edits of {store.path} were taken back after its last checkpoint; a run with undone edits is not "
                 f"continued. Start a new one without them."
             )
-        with closing(kept_states(session.model)) as self.lower:
+        with closing(kept_states(session.model, store.path)) as self.lower:
             self._go(journal, checkpoint)
 
     def _go(self, journal: DiskJournal, checkpoint: Checkpoint | None) -> None:
         session = self.session
         prepare(session, self.progress.statistics)
-        guard = Guard(policy=session.recipe.run.on_disabled)
+        guard, self.watch = guard_of(session.recipe), watch_over(session.model, session.recipe, session.stream)
         # Without a checkpoint everything is applied and measured again from the unedited model on.
-        begin = checkpoint or Checkpoint(0, {}, session.editor.state_dict())
-        self.trajectory = Trajectory(session.model, session.editor, guard=guard, journal=journal, start=begin)
+        begin = checkpoint or Checkpoint(0, {}, session.proposer.state_dict())
+        self.trajectory = Trajectory(
+            session.model, session.proposer, guard=guard, judge=self.watch, journal=journal, start=begin
+        )
         try:
             self._follow(journal, first=checkpoint is None)
         finally:
@@ -120,7 +123,7 @@ class _Loop:
                 self.trajectory.restore()
 
     def _follow(self, journal: DiskJournal, *, first: bool) -> None:
-        session, guard = self.session, self.trajectory.guard
+        session, guard, watch = self.session, self.trajectory.guard, self.watch
         facts = {fact.id: fact for fact in session.stream.facts}
         start = self.trajectory.step
         self.edited = [facts[e.id] for e in journal.entries if e.applied and e.step <= start]
@@ -137,7 +140,8 @@ class _Loop:
             entries = self.trajectory.replay() or self.trajectory.advance(batch)
             if entries[0].applied:
                 self.edited += batch
-            stop = entries[0].status in ("disabling", "nonfinite") and guard.policy == "stop"
+            disabling = ("disabling", "nonfinite", "rolled-back") if watch else ("disabling", "nonfinite")
+            stop = entries[0].status in disabling and guard.policy == "stop"
             final = stop or step == len(session.stream)
             self._probe(step, batch, final=final, before=before)
             self.progress.edited(entries, self.rows, time.perf_counter() - began)
@@ -163,7 +167,7 @@ class _Loop:
         for name, rows in self.rows.items():
             self.store.write_rows(name, step, rows)
             rows.clear()
-        state = self.session.editor.state_dict()
+        state = self.trajectory.editor.state_dict()
         undone = self.trajectory.journal.undone
         self.store.note_peak_memory(self.session.model.device)
         self.store.write_checkpoint(Checkpoint(step, self.trajectory.masters(), state, finished, undone))

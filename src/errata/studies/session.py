@@ -24,6 +24,7 @@ from errata.models.chat import ChatForm
 from errata.probes import probe_class
 from errata.probes.base import Probe
 from errata.probes.continuations import ContinuationSettings
+from errata.studies.guarded import with_alternatives, with_retry
 from errata.studies.recipe import Recipe
 from errata.validation import explain
 
@@ -32,13 +33,17 @@ __all__ = ["Session", "build_probe", "open_session", "prepare", "reading", "reso
 
 @dataclass(frozen=True)
 class Session:
-    """What a run works with; `recipe` has every setting resolved."""
+    """What a run works with; `recipe` has every setting resolved.
+
+    `proposer` is what a trajectory edits with: the method, together with the further settings that its guard may try.
+    """
 
     recipe: Recipe
     model: EditableModel
     stream: EditStream
     editor: Editor
     probes: tuple[Probe, ...]
+    proposer: Editor
 
 
 def open_session(
@@ -64,7 +69,8 @@ def open_session(
     settings = resolve_settings(recipe.method.name, model, recipe.method.settings)
     editor = editor_class(recipe.method.name)(settings)
     probes = tuple(build_probe(section.name, section.settings) for section in recipe.probes)
-    return Session(_written_out(recipe, settings, probes), model, stream, editor, probes)
+    whole = _written_out(recipe, settings, probes)
+    return Session(whole, model, stream, editor, probes, with_alternatives(editor, whole.guard))
 
 
 def resolved(recipe: Recipe, model: EditableModel) -> Recipe:
@@ -82,6 +88,7 @@ def _written_out(recipe: Recipe, settings: EditorSettings, probes: Sequence[Prob
     whole = {
         **recipe.model_dump(mode="json"),
         "method": {"name": recipe.method.name, **settings.model_dump(mode="json")},
+        "guard": with_retry(recipe.guard, settings).model_dump(mode="json"),
         "probes": [{"name": probe.name, **probe.settings.model_dump(mode="json")} for probe in probes],
     }
     return Recipe.model_validate(whole)
@@ -119,7 +126,7 @@ def sources(session: Session) -> dict[str, str]:
 def prepare(session: Session, progress: Callable[[int, int], None] | None = None, cache: Path | None = None) -> None:
     """Compute what editor and probes need of the unedited model."""
     store = StatisticsStore(cache or default_cache(), progress)
-    session.editor.prepare(session.model, store, Random(session.recipe.run.seed))
+    session.proposer.prepare(session.model, store, Random(session.recipe.run.seed))
     for probe in session.probes:
         with reading(session, probe):
             probe.prepare(session.model, session.stream.facts)

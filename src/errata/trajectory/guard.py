@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Guard", "Policy", "Sizes", "Verdict"]
+__all__ = ["Guard", "Policy", "Sizes", "Verdict", "largest"]
 
 Policy = Literal["continue", "stop", "rollback"]
 
@@ -64,10 +64,15 @@ class Guard:
             relative: ‖ΔW‖_F/‖W₀‖_F of the proposed update, per module path.
             earlier: the largest such ratio of each earlier applied update.
         """
-        worst = max(relative.values(), key=lambda x: math.inf if math.isnan(x) else x, default=0.0)
+        worst = largest(relative)
         if not all(math.isfinite(x) for x in relative.values()):
             return Verdict("nonfinite", "the update holds NaN or infinity")
         usual = earlier.median() if len(earlier) >= self.warm_up else 1.0
         if worst > self.spike * usual:
             return Verdict("disabling", f"‖ΔW‖/‖W₀‖ is {worst:.3g}, {worst / usual:.0f} times the usual {usual:.3g}")
         return Verdict("ok")
+
+
+def largest(relative: Mapping[str, float]) -> float:
+    """Return the largest of some sizes; NaN where one is."""
+    return max(relative.values(), key=lambda x: math.inf if math.isnan(x) else x, default=0.0)

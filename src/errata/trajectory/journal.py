@@ -5,15 +5,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from errata.editors.update import Update
 from errata.errors import RunError
 from errata.files import sync_folder, write_aside
 
-__all__ = ["DiskJournal", "Entry", "Journal"]
+__all__ = ["DiskJournal", "Entry", "Journal", "Start"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class Entry:
         relative: the largest ‖ΔW‖_F/‖W₀‖_F over modules.
         verdict: the guard's reason, or the failure's message; empty when there is nothing to say.
         diagnostics: what the editor saw while computing.
+        signals: what the guard saw, where it watched a canary; see `Limits`.
+        setting: which of the method's settings proposed the update: 0 its own, then those that the guard tried.
+        scale: by what the guard multiplied the update.
         seconds: time to propose and apply the batch; the only field that differs between identical runs.
     """
 
@@ -43,12 +48,26 @@ class Entry:
     relative: float = 0.0
     verdict: str = ""
     diagnostics: Mapping[str, float] = field(default_factory=dict)
+    signals: Mapping[str, float] = field(default_factory=dict)
+    setting: int = 0
+    scale: float = 1.0
     seconds: float = 0.0
 
     @property
     def applied(self) -> bool:
         """Whether the update is in the weights."""
         return self.status in ("applied", "disabling", "nonfinite")
+
+
+class Start(Protocol):
+    """Where a trajectory may begin: masters and the editor's state after a step."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def weights(self) -> Mapping[str, Tensor]: ...
+    @property
+    def editor(self) -> Mapping[str, Any]: ...
 
 
 class Journal:
@@ -71,6 +90,31 @@ class Journal:
             self._store(entries[-1].step, update)
         self._append([asdict(e) for e in entries])
         self.entries.extend(entries)
+
+    def chosen(self, step: int, *, last: int | None = None, id: str | None = None) -> list[Entry]:
+        """Return the applied edits up to `step` that an undo means: the last ones, or the one with an id.
+
+        Raises:
+            RunError: when there is no such edit, or it shares its update with others.
+        """
+        active = [e for e in self.entries if e.applied and e.step <= step]
+        if id is not None:
+            found = [e for e in active if e.id == id]
+            if not found:
+                raise RunError(f"there is no applied edit with the id {id!r} to undo.")
+            if shared := [e.id for e in active if e.step == found[0].step and e.id != id]:
+                raise RunError(
+                    f"edit {id!r} shares its update with {', '.join(shared)}; undo the whole batch with last=."
+                )
+            return found
+        count = 1 if last is None else last
+        found = active[len(active) - count :] if 0 < count <= len(active) else []
+        if not found:
+            raise RunError(f"{count} edits cannot be undone: {len(active)} are applied.")
+        before = active[: len(active) - count]
+        if before and before[-1].step == found[0].step:
+            raise RunError(f"the last {count} edits end in the middle of a batch; undo whole batches.")
+        return found
 
     def undo(self, steps: Sequence[int]) -> None:
         """Mark the batches that ended at these steps as undone."""

@@ -4,32 +4,22 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from errata.editors.base import Editor
+from errata.editors.ladder import Ladder
 from errata.editors.update import Update
 from errata.edits import Fact
-from errata.errors import EditDataError, NumericalError, RunError
+from errata.errors import RunError
 from errata.models import EditableModel
-from errata.trajectory.guard import Guard, Sizes
-from errata.trajectory.journal import Entry, Journal
+from errata.trajectory.deciding import BySize, Judge
+from errata.trajectory.guard import Guard, Sizes, largest
+from errata.trajectory.journal import Entry, Journal, Start
 
-__all__ = ["Start", "Trajectory"]
-
-
-class Start(Protocol):
-    """Where a trajectory may begin: masters and the editor's state after a step."""
-
-    @property
-    def step(self) -> int: ...
-    @property
-    def weights(self) -> Mapping[str, Tensor]: ...
-    @property
-    def editor(self) -> Mapping[str, Any]: ...
+__all__ = ["Trajectory"]
 
 
 class Trajectory:
@@ -41,7 +31,8 @@ class Trajectory:
     Args:
         model: the unedited model.
         editor: a prepared editor.
-        guard: judges each update before it lands.
+        guard: judges each update by its size before it lands.
+        judge: decides about each batch; by default by its size alone.
         journal: where steps are recorded; in memory by default. Steps that it already holds are applied at once.
         start: a checkpoint to begin at instead; `replay` then applies the journal's later steps one by one.
     """
@@ -52,18 +43,20 @@ class Trajectory:
         editor: Editor,
         *,
         guard: Guard | None = None,
+        judge: Judge | None = None,
         journal: Journal | None = None,
         start: Start | None = None,
     ) -> None:
         self.model = model
         self.editor = editor
         self.guard = guard or Guard()
+        self.judge = judge or BySize()
         self.journal = journal or Journal()
         self._precision = torch.promote_types(model.dtype, torch.float32)
         self._base: dict[str, Tensor] = {}
         self._masters: dict[str, Tensor] = {}
         self._norms: dict[str, float] = {}
-        self._sizes = self._recorded_sizes()
+        self._look_back()
         self._fresh = dict(editor.state_dict())
         self._detach = editor.attach(model)
         self.step = 0
@@ -96,9 +89,15 @@ class Trajectory:
             self.step = entries[0].step
         return entries
 
-    def propose(self, batch: Sequence[Fact]) -> Update:
-        """Compute the batch's update on the present model, in the precision in which it would be stored."""
-        return self.editor.propose(self.model, batch).to(self._precision)
+    @property
+    def settings(self) -> int:
+        """How many settings of the method there are to propose with."""
+        return len(self.editor.rungs) if isinstance(self.editor, Ladder) else 1
+
+    def propose(self, batch: Sequence[Fact], setting: int = 0) -> Update:
+        """Compute the batch's update with one of the method's settings, in the precision in which it is stored."""
+        editor = self.editor.rungs[setting] if isinstance(self.editor, Ladder) else self.editor
+        return editor.propose(self.model, batch).to(self._precision)
 
     def advance(self, batch: Sequence[Fact]) -> list[Entry]:
         """Propose, judge, record and apply one batch.
@@ -109,35 +108,26 @@ class Trajectory:
             The journal's entries, one a fact.
         """
         started = time.perf_counter()
-        update: Update | None = None
-        try:
-            update = self.propose(batch)
-        except (EditDataError, NumericalError) as e:
-            status, reason = "failed", str(e)
-        if update is None:
-            norms: dict[str, float] = {}
-            worst = 0.0
-        else:
-            norms = update.norms()
-            relative = {path: self._relative(path, norm) for path, norm in norms.items()}
-            verdict = self.guard.judge(relative, self._sizes)
-            worst = max(relative.values(), key=lambda x: math.inf if math.isnan(x) else x, default=0.0)
-            status, reason = "applied" if verdict.status == "ok" else verdict.status, verdict.reason
-            if verdict.status != "ok" and self.guard.policy == "rollback":
-                status = "rolled-back"
+        found = self.judge.decide(self, batch)
+        update = found.update
+        norms = update.norms() if update else {}
+        worst = largest(self.relative(update)) if update else 0.0
         last = self.step + len(batch)
         seconds = time.perf_counter() - started
         entries = [
             Entry(
-                edit=self.step + 1 + i,
+                edit=self.step + i + 1,
                 step=last,
                 id=fact.id,
                 subject=fact.subject,
-                status=status,
+                status=found.status,
                 norms=norms,
                 relative=worst,
-                verdict=reason,
+                verdict=found.reason,
                 diagnostics=dict(update.diagnostics) if update else {},
+                signals=found.signals,
+                setting=found.setting,
+                scale=found.scale,
                 seconds=round(seconds, 4),
             )
             for i, fact in enumerate(batch)
@@ -145,9 +135,32 @@ class Trajectory:
         self.journal.record(entries, update if entries[0].applied else None)
         self.step = last
         if update is not None and entries[0].applied:
-            self._sizes.add(worst)
+            self.sizes.add(worst)
             self._apply(update)
         return entries
+
+    @contextmanager
+    def trying(self, update: Update) -> Iterator[EditableModel]:
+        """Show the model as it would be with an update. Exactly what was there comes back afterwards."""
+        present = {
+            path: self._masters[path]
+            if path in self._masters
+            else self.model.weight(path).to(self._precision, copy=True)
+            for path in update.changes
+        }
+        memory = dict(self.editor.state_dict()) if self._detach else None
+        try:
+            for path, change in update.changes.items():
+                tried = present[path].clone()
+                change.add_to(tried)
+                self.model.write(path, tried)
+            if memory is not None:
+                self.editor.remember(update)
+            yield self.model
+        finally:
+            self._write(present)
+            if memory is not None:
+                self.editor.load_state_dict(memory)
 
     @contextmanager
     def at(self, step: int) -> Iterator[EditableModel]:
@@ -188,27 +201,10 @@ class Trajectory:
         Raises:
             RunError: when there is no such edit, or it shares its update with others.
         """
-        active = [e for e in self.journal.entries if e.applied and e.step <= self.step]
-        if id is not None:
-            chosen = [e for e in active if e.id == id]
-            if not chosen:
-                raise RunError(f"there is no applied edit with the id {id!r} to undo.")
-            shared = [e.id for e in active if e.step == chosen[0].step and e.id != id]
-            if shared:
-                raise RunError(
-                    f"edit {id!r} shares its update with {', '.join(shared)}; undo the whole batch with last=."
-                )
-        else:
-            count = 1 if last is None else last
-            chosen = active[len(active) - count :] if 0 < count <= len(active) else []
-            if not chosen:
-                raise RunError(f"{count} edits cannot be undone: {len(active)} are applied.")
-            before = active[: len(active) - count]
-            if before and before[-1].step == chosen[0].step:
-                raise RunError(f"the last {count} edits end in the middle of a batch; undo whole batches.")
+        chosen = self.journal.chosen(self.step, last=last, id=id)
         self._check_present()
         self.journal.undo(sorted({e.step for e in chosen}))
-        self._sizes = self._recorded_sizes()
+        self._look_back()
         self._masters = self._rebuilt(self.journal.active_steps(self.step))
         self._write(self._masters)
         self._recall(self.journal.active_steps(self.step))
@@ -239,21 +235,28 @@ class Trajectory:
             self._masters[path] = self._base[path].clone()
         return self._masters[path]
 
-    def _relative(self, path: str, norm: float) -> float:
-        """Return ‖ΔW‖_F / ‖W₀‖_F; infinity against a matrix of zeros."""
+    def relative(self, update: Update) -> dict[str, float]:
+        """Return ‖ΔW‖_F/‖W₀‖_F of an update for each module path; infinity against a matrix of zeros."""
+        sizes = {path: (norm, self._size(path)) for path, norm in update.norms().items()}
+        return {path: norm / size if size else math.inf for path, (norm, size) in sizes.items()}
+
+    def _size(self, path: str) -> float:
+        """Return ‖W₀‖_F."""
         # A bias is one more column of its module's W; by itself it may well be zeros.
         path = path.removesuffix(".bias")
         # Only an applied update may register its matrices: replaying a refused one must leave no trace either.
-        if path not in self._norms:
-            size = float(self._base.get(path, self.model.weight(path)).double().norm())
-            if path not in self._base:
-                return norm / size if size else math.inf
+        if path in self._norms:
+            return self._norms[path]
+        size = float(self._base.get(path, self.model.weight(path)).double().norm())
+        if path in self._base:
             self._norms[path] = size
-        base = self._norms[path]
-        return norm / base if base else math.inf
+        return size
 
-    def _recorded_sizes(self) -> Sizes:
-        return Sizes(e.relative for e in self.journal.entries if e.applied and e.edit == e.step)
+    def _look_back(self) -> None:
+        """Let guard and judge know what stands in the journal."""
+        entries = self.journal.entries
+        self.sizes = Sizes(e.relative for e in entries if e.applied and e.edit == e.step)
+        self.judge.recall(entries)
 
     def _apply(self, update: Update) -> None:
         for path, change in update.changes.items():

@@ -1,0 +1,119 @@
+"""The canary: lines that no edit should change, read on every trial of an update."""
+
+import math
+from collections.abc import Sequence
+from importlib.resources import files
+from random import Random
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from errata.edits import Fact
+from errata.errors import ConfigError
+from errata.lab.models import LAB_MODELS, load_world
+from errata.models import EditableModel
+from errata.probes.records import open_source
+from errata.probes.scoring import logits_at, score, token_budget
+
+__all__ = ["LineCanary", "canary_lines"]
+
+_PROSE = 0.25  # of a lab canary's lines: held-out text beside facts
+
+
+class LineCanary:
+    """Compare what a model predicts after and within lines with what it predicted before any edit.
+
+    KL(p₀‖p) is of the predictions after a line's last token, in nats, the mean over lines; `kept` the share of lines
+    whose most probable next token is the same; `perplexity` that of the lines' own tokens, as a multiple of before.
+
+    Args:
+        model: the unedited model.
+        lines: the canary.
+    """
+
+    def __init__(self, model: EditableModel, lines: Sequence[str]) -> None:
+        self._lines = list(lines)
+        with model.bare():
+            self._own = [len(ids) for ids in model.encode(self._lines)]
+        ends, self._nll = self._read(model)
+        self._base = ends
+        self._best = ends.argmax(-1)
+
+    def measure(self, model: EditableModel, batch: Sequence[Fact]) -> dict[str, float]:
+        """Compare with the unedited model.
+
+        Returns:
+            `kl`, `kept`, `perplexity`, and, for a batch, `target`: the share of its objects that the model now says,
+            each token the most probable one; NaN from a dead model.
+        """
+        ends, nll = self._read(model)
+        kl = (self._base.exp() * (self._base - ends)).sum(-1).mean()
+        found = {
+            "kl": float(kl),
+            "kept": float((ends.argmax(-1) == self._best).double().mean()),
+            "perplexity": math.exp(min(nll - self._nll, 700.0)) if math.isfinite(nll) else nll,
+        }
+        if batch:
+            exact = [s.exact for s in score(model, [(fact.text, fact.target_new) for fact in batch])]
+            found["target"] = sum(exact) / len(exact)
+        return found
+
+    @torch.no_grad()
+    def _read(self, model: EditableModel) -> tuple[Float[Tensor, "line vocab"], float]:
+        """Return log-probabilities after each line, and the mean negative log-likelihood within lines, in nats."""
+        rows = [ids[-model.positions :] for ids in model.encode(self._lines)]
+        width = max(map(len, rows))
+        size = max(1, token_budget(model) // width)
+        ends, within = [], []
+        for begin in range(0, len(rows), size):
+            part = rows[begin : begin + size]
+            own = [min(n, len(ids)) for n, ids in zip(self._own[begin : begin + size], part, strict=True)]
+            places = [(i, len(ids) - n + k) for i, (ids, n) in enumerate(zip(part, own, strict=True)) for k in range(n)]
+            with model.reading([len(ids) - 1 for ids in part]):
+                logp = torch.log_softmax(logits_at(model, part, places).double(), -1)
+            at = 0
+            for ids, n in zip(part, own, strict=True):
+                ends.append(logp[at + n - 1])
+                said = torch.tensor(ids[len(ids) - n + 1 :], device=logp.device)
+                within.append(logp[at : at + n - 1].gather(1, said[:, None])[:, 0])
+                at += n
+        return torch.stack(ends), -float(torch.cat(within).mean())
+
+
+def canary_lines(model: EditableModel, source: str, n: int, facts: Sequence[Fact], seed: int = 0) -> list[str]:
+    """Return a canary's lines, none of which names a subject that is edited, as far as there are others.
+
+    Args:
+        model: the model to be edited.
+        source: "auto": of a lab model, facts of its world that are not edited, up to their object, and held-out text;
+            of others, general lines that come with Errata. Else a text file, a line each.
+        n: how many at most.
+        facts: that will be edited.
+        seed: of the sample.
+
+    Raises:
+        ConfigError: when there is no line left.
+    """
+    subjects = {fact.subject.lower() for fact in facts}
+    rng = Random(seed)
+    if source == "auto" and model.name in LAB_MODELS:
+        world = load_world(model.name)
+        edited = {(fact.subject.lower(), fact.relation) for fact in facts}
+        known = [f for f in world.facts() if (f.subject.lower(), f.relation) not in edited]
+        others = [f for f in known if f.subject.lower() not in subjects]
+        prose = world.heldout_text(round(_PROSE * n))
+        known = others if len(others) >= n - len(prose) else known
+        chosen = rng.sample(known, min(n - len(prose), len(known)))
+        return [rng.choice(f.prompts).replace("{}", f.subject) for f in chosen] + prose
+    if source == "auto":
+        text = (files("errata.probes") / "canary.txt").read_text(encoding="utf-8")
+    else:
+        text = open_source(source, "canary")
+    lines = [line for line in dict.fromkeys(text.split("\n")) if line.strip()]
+    lines = [line for line in lines if not any(subject in line.lower() for subject in subjects)]
+    with model.bare():
+        lines = [line for line, ids in zip(lines, model.encode(lines), strict=True) if 1 < len(ids) <= model.positions]
+    if not lines:
+        raise ConfigError(f"guard.source: {source} has no line of two tokens that names no edited subject.")
+    return rng.sample(lines, min(n, len(lines)))
