@@ -117,7 +117,7 @@ def load_screening(path: Path) -> Screening:
     parts = sorted((path / "probes" / "screen").glob("part-*.parquet"))
     if len(parts) < 2:
         raise RunError(f"{path} holds no screened fact yet. Go on with the command that began it.")
-    rows = pl.concat([pl.read_parquet(part).cast(dict(ROW_COLUMNS)) for part in parts])
+    rows = pl.concat([pl.read_parquet(part).cast(ROW_COLUMNS) for part in parts])
     facts = tuple(json.loads(line) for line in lines)
     figures = _figures(rows)
     before = figures.filter(pl.col("number") == 0).select("unrelated", "perplexity", "entropy").row(0, named=True)

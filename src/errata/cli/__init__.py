@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from errata.cli import catalogue, doctor, export, lab, parity, phases, report, reproduce, run, sweep, trace, train
+from errata.cli import (
+    catalogue,
+    doctor,
+    export,
+    lab,
+    parity,
+    phases,
+    report,
+    reproduce,
+    run,
+    screen,
+    sweep,
+    trace,
+    train,
+)
 from errata.errors import ErrataError
 
 __all__ = ["app", "main"]
@@ -30,6 +44,7 @@ app.command("datasets")(catalogue.datasets)
 app.command("tasks")(catalogue.tasks)
 app.command("doctor")(doctor.doctor)
 app.command("export")(export.export)
+app.command("screen")(screen.screen)
 app.command("trace")(trace.trace)
 app.command("train")(train.train)
 app.command("phases")(phases.phases)

@@ -13,7 +13,7 @@ from errata.report.figures import Figure
 from errata.report.theme import config
 from errata.report.words import DASH, number, share
 
-__all__ = ["Mark", "chart", "marks_of", "strip"]
+__all__ = ["CROSS", "Mark", "Pen", "chart", "marks_of", "strip"]
 
 HEIGHT = 230
 STRIP = 58
@@ -44,7 +44,7 @@ def marks_of(verdict: Verdict, color: str = "var(--red)", *, gradual: bool = Tru
     return Mark(color, c.step if c else None, c.interval if c else None, phase, disabling)
 
 
-class _Pen:
+class Pen:
     """Make layers whose data stand beside the specification: altair would check every number of it, slowly."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ def chart(figure: Figure, marks: Sequence[Mark], edits: int, *, alone: bool = Fa
         edits: how far that axis goes.
         alone: whether the chart stands alone, with a fixed width and its own legend, as an exported picture does.
     """
-    pen = _Pen()
+    pen = Pen()
     alt = pen.alt
     figure = _thinned(figure)
     shared = figure.x == "edits made"
@@ -95,7 +95,7 @@ def chart(figure: Figure, marks: Sequence[Mark], edits: int, *, alone: bool = Fa
 
 def strip(figure: Figure, marks: Sequence[Mark], edits: int) -> dict[str, Any]:
     """Return the overview strip, with the brush."""
-    pen = _Pen()
+    pen = Pen()
     alt = pen.alt
     x = alt.X("step:Q", scale=alt.Scale(domain=[0, edits], nice=False), title=None, axis=_steps(alt))
     # The axis is there, unseen, to keep the strip in line with the charts below.
@@ -128,7 +128,7 @@ def _thinned(figure: Figure) -> Figure:
     return replace(figure, frame=figure.frame.filter(pl.col("step").is_in(kept.implode())))
 
 
-def _lines(pen: _Pen, figure: Figure, x: Any, alone: bool) -> list[Any]:
+def _lines(pen: Pen, figure: Figure, x: Any, alone: bool) -> list[Any]:
     """Return the chance line, the intervals and the lines; null values leave gaps."""
     alt = pen.alt
     scales: Mapping[str, Any] = {
@@ -199,7 +199,7 @@ def _decades(frame: pl.DataFrame) -> list[float]:
     return within if len(within) > 1 else []
 
 
-def _hover(pen: _Pen, figure: Figure, x: Any) -> list[Any]:
+def _hover(pen: Pen, figure: Figure, x: Any) -> list[Any]:
     """Return a rule that follows the pointer and says every line's figure there."""
     alt = pen.alt
     say = share if figure.scale == "share" else number
@@ -222,7 +222,7 @@ def _hover(pen: _Pen, figure: Figure, x: Any) -> list[Any]:
     ]
 
 
-def _marks(pen: _Pen, marks: Sequence[Mark], x: Any) -> list[Any]:
+def _marks(pen: Pen, marks: Sequence[Mark], x: Any) -> list[Any]:
     layers = []
     for mark in marks:
         if mark.gradual is not None:
@@ -238,7 +238,7 @@ def _marks(pen: _Pen, marks: Sequence[Mark], x: Any) -> list[Any]:
     return layers
 
 
-def _disabling(pen: _Pen, marks: Sequence[Mark], x: Any) -> list[Any]:
+def _disabling(pen: Pen, marks: Sequence[Mark], x: Any) -> list[Any]:
     edits = [{"step": e} for mark in marks for e in mark.disabling]
     if not edits:
         return []

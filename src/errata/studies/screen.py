@@ -91,7 +91,7 @@ def _screen(session: Session, store: ScreenStore, left: Sequence[int], progress:
     prepare(replace(session, probes=()), progress.statistics)
     total = len(session.stream)
     progress.begin(total + 1 - len(left), total)
-    with closing(kept_states(session.model)) as lower:
+    with closing(kept_states(session.model, store.path)) as lower:
         for number in left:
             if number == 0:
                 unedited = View(session.model, step=0)

@@ -38,7 +38,7 @@ class ROME(ClosedForm):
     k̄ is the key averaged over sampled prefixes, k° the key of the bare prompt. The paper has one key throughout; the
     published code mixes the two, and where they differ much the denominator comes near zero and a single edit
     disables the model (2403.07175). Use `r-rome`, unless this is what you study. The diagnostics tell it beforehand:
-    `key_product` = k̄ᵀC⁻¹k°, and `key_overlap` = k̄ᵀC⁻¹k° / k̄ᵀC⁻¹k̄, by which ΔW is larger than with one key.
+    `key_product` = k̄ᵀC⁻¹k°, and `key_overlap`, its ratio to k̄ᵀC⁻¹k̄: 1 with one key, near 0 before a ΔW that explodes.
     """
 
     name: ClassVar[str] = "rome"
