@@ -113,10 +113,8 @@ def _say_plan(
         typer.echo(f"{'to make' if name in missing else 'there  '}  {place}")
     for name in work.trainings:
         typer.echo(f"training  {out / 'trained' / name}, where a run needs it")
-    minutes = f"{seconds / processes / 60:.0f} minutes of editing"
-    typer.echo(
-        f"{len(missing)} of {len(names)} runs and screens for {len(claims)} claims: at least {minutes}, probes not counted"
-    )
+    minutes = f"at least {seconds / processes / 60:.0f} minutes of editing, probes not counted"
+    typer.echo(f"{len(missing)} of {len(names)} runs and screens for {len(claims)} claims: {minutes}")
 
 
 def _print(page: "Page") -> None:
