@@ -24,7 +24,10 @@ def reproduce(
         list[str] | None, typer.Option("--claim", metavar="ID", help="Make this row alone, and only what it needs.")
     ] = None,
     edits: Annotated[int | None, typer.Option(min=1, help="Edits of each run.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="How often each run is made, over other edits.")] = 4,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, help="How often each run is made, over other edits; as often as in the paper when absent."),
+    ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 2,
     page: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Write the Markdown page here too.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False,
@@ -35,9 +38,10 @@ def reproduce(
     from errata.studies.reproduce.work import Size
 
     wanted = reproduction(paper)
-    size = Size(model or wanted.model, edits, samples)
-    named = "-".join([paper, size.model, *([str(edits)] if edits else []), *([f"x{samples}"] if samples != 4 else [])])
-    target = out or Path("runs") / named
+    size = Size(model or wanted.model, edits, samples or wanted.samples)
+    named = [paper, size.model, *([str(edits)] if edits else [])]
+    named += [f"x{size.samples}"] if size.samples != wanted.samples else []
+    target = out or Path("runs") / "-".join(named)
     claims = wanted.chosen(claim or [])
     work = wanted.work(size, target)
     if dry_run:
@@ -71,7 +75,7 @@ def _command(wanted: "Reproduction", size: "Size", out: Path | None) -> str:
     words = ["errata", "reproduce", wanted.name]
     words += ["--model", size.model] if size.model != wanted.model else []
     words += ["--edits", str(size.edits)] if size.edits else []
-    words += ["--samples", str(size.samples)] if size.samples != 4 else []
+    words += ["--samples", str(size.samples)] if size.samples != wanted.samples else []
     words += ["--out", str(out)] if out else []
     return shlex.join(words)
 

@@ -93,6 +93,7 @@ class Reproduction:
         work: lists what is to be made for a size, below a directory.
         claims: every claim.
         shown: the runs whose charts stand on the page, with their labels.
+        samples: how often each run is made by default.
         exhibits: finds what else is to be read.
     """
 
@@ -104,6 +105,7 @@ class Reproduction:
     work: Callable[[Size, Path], Work]
     claims: tuple[Claim, ...]
     shown: Mapping[str, str]
+    samples: int = 4
     exhibits: Callable[[Results], Sequence[Exhibit]] = _no_exhibits
 
     def chosen(self, ids: Sequence[str]) -> tuple[Claim, ...]:
