@@ -50,7 +50,7 @@ def _long_run(d: int, name: str, counts: Sequence[int], near: int, every: int) -
     turn = torch.linalg.qr(torch.randn(d, d, dtype=torch.float64, generator=generator))[0]
     spread_out = turn * values.sqrt()
     begun = weight * (spread_out @ spread_out.T if with_covariance else torch.eye(d, dtype=torch.float64))
-    past, summed, waiting = PastKeys(lambda: begun, name), begun.clone(), []
+    past, summed, waiting = PastKeys(begun.clone, name), begun.clone(), []
     record: dict[str, Any] = {"method": name, "d": d, "errors": {n: [] for n in counts}, "seconds": {}}
     record |= {"worst": 0.0, "compared": 0, "mean": 0.0}
     for edit in range(1, counts[-1] + 1):

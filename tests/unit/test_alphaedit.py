@@ -86,7 +86,7 @@ def _growing(d: int, n: int, seed: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("batch", [1, 7, 100])
 def test_past_keys_solve_as_if_all_were_in_the_matrix(batch: int) -> None:
     A, every = _growing(40, 210, seed=batch)
-    past = PastKeys(lambda: A, "A")
+    past = PastKeys(A.clone, "A")
     begun = past.state_dict()
     states = []
     for start in range(0, 210 - batch + 1, batch):
@@ -98,18 +98,18 @@ def test_past_keys_solve_as_if_all_were_in_the_matrix(batch: int) -> None:
         assert distance(past.matrix(), A + every[:, : start + batch] @ every[:, : start + batch].T) < 1e-12
     # Of 40 rows an eighth is carried beside the matrix: every sixth single key is followed by a factorization.
     assert past.factorizations == {1: 1 + 210 // 6, 7: 1 + 30, 100: 1 + 2}[batch]
-    again = PastKeys(lambda: A, "A")
+    again = PastKeys(A.clone, "A")
     for state, K, found in [*states, *states[::-1]]:
         again.load_state_dict(state)
         assert torch.equal(again.solve_with(K), found)
     past.load_state_dict(begun)
-    assert torch.equal(past.matrix(), PastKeys(lambda: A, "A").matrix())
+    assert torch.equal(past.matrix(), PastKeys(A.clone, "A").matrix())
 
 
 def test_ten_thousand_keys_later_a_solution_is_as_good_as_a_fresh_one() -> None:
     A, every = _growing(48, 10_000, seed=1)
     every[:, 5000:5004] = every[:, 4996:5000]  # the same facts again
-    past, whole = PastKeys(lambda: A, "A"), A.clone()
+    past, whole = PastKeys(A.clone, "A"), A.clone()
     for i, K in enumerate(every.split(4, dim=1)):
         if i % 125 == 0:
             assert distance(past.solve_with(K), torch.linalg.solve(whole + K @ K.T, K)) < 1e-9
@@ -121,7 +121,7 @@ def test_ten_thousand_keys_later_a_solution_is_as_good_as_a_fresh_one() -> None:
 
 def test_a_matrix_is_factored_anew_as_soon_as_its_solutions_are_inexact() -> None:
     A, every = _growing(160, 19, seed=2)
-    past = PastKeys(lambda: A, "A")
+    past = PastKeys(A.clone, "A")
     for K in every[:, :16].split(1, dim=1):
         past.add(K)
     state = past.state_dict()
@@ -140,9 +140,43 @@ def test_a_matrix_is_factored_anew_as_soon_as_its_solutions_are_inexact() -> Non
             past.add(K)
 
 
+def test_a_matrix_and_its_factor_take_one_square() -> None:
+    A, _ = _growing(600, 1, seed=4)
+    given = A.clone()
+    system = FactoredInPlace(given, "A")
+    assert system.tensors()["factored"].data_ptr() == given.data_ptr()
+    assert torch.equal(system.matrix(), A.triu() + A.triu(1).T)
+    b = torch.ones(600, 1, dtype=torch.float64)
+    assert distance(system.solve(b), torch.linalg.solve(A, b)) < 1e-10
+    assert distance(system.times(b), A @ b) < 1e-14
+
+
+def test_keys_of_a_dead_model_solve_to_nan_and_are_not_remembered() -> None:
+    A, every = _growing(40, 12, seed=5)
+    past, same = PastKeys(A.clone, "A"), PastKeys(A.clone, "A")
+    dead = every[:, :1].clone()
+    dead[3] = torch.nan
+    for i in range(1, 12):
+        assert bool(past.solve_with(dead).isnan().all())
+        past.add(dead)
+        past.add(every[:, i : i + 1])
+        same.add(every[:, i : i + 1])
+    assert torch.equal(past.matrix(), same.matrix())
+    assert bool(past.matrix().isfinite().all())
+
+
+def test_an_inverse_that_is_no_longer_positive_is_named() -> None:
+    A, every = _growing(40, 6, seed=6)
+    past = PastKeys(A.clone, "the system of a layer")
+    past.add(every[:, :2])
+    past.load_state_dict({**past.state_dict(), "carried": past.state_dict()["carried"] * 1e3})
+    with pytest.raises(NumericalError, match="the system of a layer: I \\+ KᵀA⁻¹K of 4 keys is not positive definite"):
+        past.solve_with(every[:, :4])
+
+
 def test_solutions_are_measured_first_after_a_factorization_and_every_sixteenth_edit_whoever_asks() -> None:
     A, every = _growing(320, 42, seed=3)
-    proposed, remembered = (PastKeys(lambda: A, "A") for _ in range(2))
+    proposed, remembered = (PastKeys(A.clone, "A") for _ in range(2))
     errors = []
     for i, K in enumerate(every.T.contiguous().T.split(1, dim=1)):
         if i == 5:  # found at the next measurement, by that too which was proposed nothing
@@ -167,7 +201,7 @@ def test_a_wrong_factor_is_noticed_over_ten_thousand_keys(measured: bool, monkey
     monkeypatch.setattr(FactoredInPlace, "solve", lambda self, b: right(self, b) * (1 + 3e-6))
     if not measured:
         monkeypatch.setattr(PastKeys, "_due", lambda self: False)
-    past, whole, worst = PastKeys(lambda: A, "A"), A.clone(), 0.0
+    past, whole, worst = PastKeys(A.clone, "A"), A.clone(), 0.0
     for i, K in enumerate(every.split(4, dim=1)):
         if i % 125 == 0:
             worst = max(worst, distance(past.solve_with(K), torch.linalg.solve(whole + K @ K.T, K)))

@@ -1,6 +1,8 @@
 """What enters the first edited block is kept: the scores are those of the whole model, whatever the budgets are."""
 
+import io
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ import torch
 
 from errata.editors.registry import editor_class
 from errata.models import EditableModel
+from errata.models import lower as lower_module
 from errata.models.lower import LowerStates
 from errata.probes.generation import generate
 from errata.probes.scoring import score
@@ -123,6 +126,20 @@ def test_a_full_disk_is_a_smaller_budget(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(states, "_file", Full())
         assert score(model, PAIRS) == score(model, PAIRS) == whole
         assert states.on_disk == 0
+        monkeypatch.setattr(states, "_file", tempfile.TemporaryFile(buffering=0))  # noqa: SIM115
+        score(model, PAIRS)
+        assert states.on_disk == 0  # once full, it is not tried again at every row
+        with states.lent(2):
+            score(model, PAIRS)
+        assert states.on_disk == row_tokens(model) * model.hidden_size * 4  # what had been written is forgotten
+
+
+def test_what_does_not_fit_in_memory_lies_in_the_folder_asked_for(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(lower_module, "TemporaryFile", lambda **given: asked.append(given["dir"]) or io.BytesIO())
+    kept_states(tiny_model("gpt2"), tmp_path).close()
+    kept_states(tiny_model("gpt2")).close()
+    assert asked == [tmp_path, None]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gptj", "llama", "gemma2"])
@@ -223,7 +240,7 @@ def test_rows_of_a_run_depend_on_no_budget_and_no_interruption(tmp_path, monkeyp
         }
     )
     whole = rows_of(run(recipe, tmp_path / "whole"))
-    monkeypatch.setattr(run_module, "kept_states", lambda m: LowerStates(m, 3000, 3000))
+    monkeypatch.setattr(run_module, "kept_states", lambda m, *_: LowerStates(m, 3000, 3000))
     assert rows_of(run(recipe, tmp_path / "little")) == whole
     monkeypatch.undo()
     with pytest.raises(_InterruptedError):

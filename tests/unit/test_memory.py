@@ -99,6 +99,65 @@ def test_seven_billion_parameters_in_half_precision_fit_a_card_of_24_gigabytes_w
     assert totals["bfloat16"] < 24 * 10**9 < totals["float32"]
 
 
+def test_a_batch_is_planned_within_what_its_optimisation_keeps_at_once(seven_billion) -> None:
+    model = outline(seven_billion, dtype="bfloat16")
+    editor = editor_class("memit")(resolve_settings("memit", model))
+    of = {}
+    for n in (1, 2, 100):
+        (of[n],) = [i.bytes for i in memory_plan(model, editor, n, "cuda") if i.what.startswith("activations")]
+    assert of[1] < of[2] < 1.1 * 2**30
+    assert of[100] < 1.1 * 2**30  # 16,384 tokens would take 70 GB
+
+
+def test_the_fast_modes_copies_are_planned() -> None:
+    items = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = tiny_model("gpt2", dtype)
+        for fast in (False, True):
+            editor = editor_class("rome")(resolve_settings("rome", model, {"layer": 1, "fast": fast}))
+            (items[dtype, fast],) = [i for i in memory_plan(model, editor, 1, "cpu") if "activations" in i.what]
+    model = tiny_model("gpt2")
+    copied = sum(2 * p.numel() for layer in (2, 3) for p in model.block(layer).parameters() if p.ndim == 2)
+    assert items[torch.float32, True].what.endswith("and their matrices in bfloat16")
+    assert copied < items[torch.float32, True].bytes < copied + items[torch.float32, False].bytes
+    assert not items[torch.bfloat16, True].what.endswith("in bfloat16")
+
+
+def test_lyaplock_remembers_nothing_before_its_first_batch(tmp_path: Path) -> None:
+    model = tiny_model("gpt2")
+    chosen = {"statistics": {"source": str(tiny_text_file(tmp_path))}, "value": {"steps": 2}, "ridge": 1e-3}
+    editor = editor_class("lyaplock")(resolve_settings("lyaplock", model, chosen))
+    editor.prepare(model, StatisticsStore(), Random(0))
+    fresh = editor.state_dict()
+    assert held(fresh) == 0
+    update = editor.propose(model, tiny_facts(2))
+    editor.remember(update)
+    full = editor.state_dict()
+    assert held(full) > 0
+    editor.load_state_dict(fresh)
+    again = editor.propose(model, tiny_facts(2))
+    assert all(torch.equal(again.changes[p].matrix, c.matrix) for p, c in update.changes.items())
+    editor.load_state_dict(full)
+    assert all(torch.equal(t, editor.state_dict()[n]) for n, t in full.items() if isinstance(t, torch.Tensor))
+
+
+def test_whole_matrices_on_disk_are_counted_as_such(seven_billion, tmp_path) -> None:
+    facts = tmp_path / "facts.jsonl"
+    line = json.dumps({"subject": "Ada", "prompt": "{} lives in", "target_new": "Oslo"}) + "\n"
+    facts.write_text(line * 3)
+    planned = {}
+    for method, more in (("memit", {}), ("lyaplock", {}), ("memit", {"regularise": [{"name": "rect"}]})):
+        recipe = {
+            "model": {"name": str(seven_billion), "dtype": "bfloat16"},
+            "method": {"name": method, "layers": [4, 5], **more},
+            "edits": {"dataset": "jsonl", "path": str(facts), "batch_size": 2},
+            "probes": [],
+        }
+        planned[method, bool(more)] = plan(load_recipe(recipe), tmp_path / "run").disk_gb * 1e9
+    assert planned["memit", False] == pytest.approx(3 * 2 * 4 * (4096 + 11008))
+    assert planned["lyaplock", False] == planned["memit", True] == pytest.approx(2 * 2 * 4 * 4096 * 11008)
+
+
 def test_a_recipe_is_planned_without_weights(seven_billion, tmp_path) -> None:
     facts = tmp_path / "facts.jsonl"
     facts.write_text(json.dumps({"subject": "Ada", "prompt": "{} lives in", "target_new": "Oslo"}) + "\n")

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.editors.solve import FactoredInPlace
+from errata.errors import NumericalError
 
 __all__ = ["PastKeys"]
 
@@ -27,11 +28,11 @@ class PastKeys:
     every later solution is measured; where that does not suffice, the next edit finds the matrix factored anew.
 
     Args:
-        begin: returns A₀; called again when a state without a past is restored.
+        begin: returns A₀, a new matrix, which is taken over; called again when a state without a past is restored.
         what: the matrix's name in error messages.
 
     Raises:
-        NumericalError: when A is not positive definite to working precision.
+        NumericalError: when A, or I + KᵀA⁻¹K, is not positive definite to working precision.
     """
 
     _keys: Float[Tensor, "m d"]  # Tᵀ
@@ -80,8 +81,14 @@ class PastKeys:
         return self._system.solve(B) - self._carried.T @ (self._carried @ B)
 
     def add(self, K: Float[Tensor, "d n"]) -> None:
-        """Take up the keys of an applied edit."""
+        """Take up the keys of an applied edit.
+
+        Those of a dead model, NaN or infinite, are left out: nothing could be solved with them ever after, and what is
+        solved for such keys is NaN in any case.
+        """
         K = self._laid_out(K)
+        if not bool(torch.isfinite(K).all()):
+            return
         if (len(self._keys) + K.shape[1]) * _SHARE > len(K):
             self.restart(self.matrix().addmm_(K, K.T))
             return
@@ -98,7 +105,7 @@ class PastKeys:
             self.restart(self.matrix())
 
     def restart(self, matrix: Float[Tensor, "d d"]) -> None:
-        """Let this matrix be A from here on: factor it, and begin with no keys beside it."""
+        """Let this matrix, which is taken over, be A from here on: factor it, and begin with no keys beside it."""
         self._system = FactoredInPlace(matrix, self._what)
         self.factorizations += 1
         self._hold(0)
@@ -146,8 +153,22 @@ class PastKeys:
         if self._last is None or not torch.equal(self._last[0], K):
             Y = self.solve(K)
             inner = torch.eye(K.shape[1], dtype=K.dtype, device=K.device) + K.T @ Y
-            self._last, self._found = (K, Y, torch.linalg.cholesky_ex(inner)[0]), None
+            self._last, self._found = (K, Y, self._root(inner)), None
         return self._last[1:]
+
+    def _root(self, inner: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+        """Return the Cholesky factor of I + KᵀA⁻¹K; NaN where that holds NaN or infinity."""
+        root: Tensor
+        root, info = torch.linalg.cholesky_ex(inner)
+        if int(info) == 0:
+            return root
+        if bool(torch.isfinite(inner).all()):
+            raise NumericalError(
+                f"{self._what}: I + KᵀA⁻¹K of {len(inner)} keys is not positive definite, so A⁻¹ is inexact: its "
+                f"condition number is {self.condition:.1e} or more. Set `ridge` above 0 (1e-3 is a good start), or use "
+                f"more text for the statistics."
+            )
+        return root.fill_(torch.nan)
 
     def _residual(self, K: Float[Tensor, "d n"], X: Float[Tensor, "d n"]) -> tuple[Float[Tensor, "d n"], float]:
         """Return K − (A + KKᵀ)X and the backward error."""

@@ -26,7 +26,8 @@ class Factored:
 
     def __init__(self, matrix: Float[Tensor, "d d"], what: str) -> None:
         factor, info = torch.linalg.cholesky_ex(matrix.double())
-        if int(info) != 0 or not bool(torch.isfinite(factor).all()):
+        # NaN or infinity anywhere in a row reaches the row's diagonal entry.
+        if int(info) != 0 or not bool(torch.isfinite(factor.diagonal()).all()):
             raise NumericalError(
                 f"{what} ({matrix.shape[0]} × {matrix.shape[0]}) is not positive definite: fewer independent tokens "
                 f"were counted than it has rows, or it holds NaN. Use more text for the statistics, or set `ridge` "
@@ -60,16 +61,20 @@ class FactoredInPlace(Factored):
     """Hold A and its Cholesky factor in one square: the factor below the diagonal, A above it and its diagonal apart.
 
     Args:
-        matrix: A.
+        matrix: A; in float64 it is this square from here on, so that beside it there is none but the factor's own, and
+            that for a moment.
         what: its name in error messages.
     """
 
     def __init__(self, matrix: Float[Tensor, "d d"], what: str) -> None:
-        super().__init__(matrix, what)
-        matrix = matrix.double()
-        self._diagonal: Float[Tensor, " d"] = matrix.diagonal().clone()
         # In the layout in which it is read from disk: kernels for the other round otherwise, and no resumed run may.
-        self._factor = (self._factor + matrix.triu(1)).contiguous()
+        matrix = matrix.double().contiguous()
+        super().__init__(matrix, what)
+        self._diagonal: Float[Tensor, " d"] = matrix.diagonal().clone()
+        for start in range(0, len(matrix), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            matrix[rows] = matrix[rows].triu(start + 1) + self._factor[rows]
+        self._factor = matrix
 
     @property
     def scale(self) -> float:

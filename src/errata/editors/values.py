@@ -17,7 +17,14 @@ from errata.models import EditableModel
 from errata.models.hooks import add_to_outputs
 from errata.models.replay import shift
 
-__all__ = ["TargetValue", "ValueSettings", "optimise_components", "optimise_values"]
+__all__ = [
+    "TargetValue",
+    "ValueSettings",
+    "bytes_a_token",
+    "optimise_components",
+    "optimise_values",
+    "tokens_together",
+]
 
 Value = TypeVar("Value")
 
@@ -133,6 +140,24 @@ def optimise_components(
     return _in_portions(model, tasks, layer, values, lambda part: Portion(model, part, layer, paths, True, half))
 
 
+def tokens_together(model: EditableModel, layer: int, device: torch.device | None = None) -> int:
+    """Return how many tokens of prompts are optimised together, where one fact has no more.
+
+    Args:
+        model: the model, or its outline.
+        layer: the block at whose output δ acts.
+        device: in place of the model's own: where an outline is to be.
+    """
+    at_best = _TOKENS.get((device or model.device).type, _TOKENS_ELSEWHERE)
+    return min(at_best, _BYTES // bytes_a_token(model, layer))
+
+
+def bytes_a_token(model: EditableModel, layer: int) -> int:
+    """Return what the blocks above a layer keep of one token for their backward pass, about."""
+    inner = model.weight(model.mlp_out(layer)).shape[1]
+    return (model.n_layers - layer) * (12 * model.hidden_size + 4 * inner) * model.dtype.itemsize
+
+
 def _in_portions(
     model: EditableModel,
     tasks: Sequence[FactPrompts],
@@ -141,9 +166,7 @@ def _in_portions(
     portion: Callable[[Sequence[FactPrompts]], Portion],
 ) -> list[Value]:
     """Return the value of every task, as many tasks at a time as the device computes best and holds."""
-    inner = model.weight(model.mlp_out(layer)).shape[1]
-    kept = (model.n_layers - layer) * (12 * model.hidden_size + 4 * inner) * model.dtype.itemsize
-    tokens = min(_TOKENS.get(model.device.type, _TOKENS_ELSEWHERE), _BYTES // kept)
+    tokens = tokens_together(model, layer)
     found: dict[int, Value] = {}
     for part in portions(tasks, tokens):
         found |= zip(part, values(portion([tasks[i] for i in part])), strict=True)

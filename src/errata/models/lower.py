@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -21,19 +22,21 @@ class LowerStates:
 
     While they are `lent`, forward passes over rows begin at that block. On a CPU every row is read by itself, so that
     its states depend on nothing else: not on what was asked with it, nor on what was kept. A run that has been resumed,
-    or whose budgets are others, gives the same bits.
+    or whose budgets are others, gives the same bits. Products of a row's few tokens are slower than those of many rows,
+    but only below that block, and only once for every row that the budgets hold.
 
     Args:
         model: the model; read only.
         memory: bytes of hidden states in memory; what comes later goes to a temporary file.
         disk: bytes in that file; what comes later still is read anew each time.
+        folder: for that file; the system's own for temporary files when empty.
     """
 
-    def __init__(self, model: EditableModel, memory: int, disk: int) -> None:
+    def __init__(self, model: EditableModel, memory: int, disk: int, folder: Path | None = None) -> None:
         self._model = model
         self._memory, self._disk = memory, disk
         # Nameless: it goes with the process, however that ends.
-        self._file = TemporaryFile(prefix="errata-", buffering=0)  # noqa: SIM115
+        self._file = TemporaryFile(prefix="errata-", buffering=0, dir=folder)  # noqa: SIM115
         self.layer = 0
         """The block that the kept states enter."""
         self._forget()
@@ -46,6 +49,7 @@ class LowerStates:
         self.on_disk = 0
         """Bytes of states in the temporary file."""
         self._shape: Any = None
+        self._full = False
         self._file.truncate(0)
 
     def close(self) -> None:
@@ -116,7 +120,7 @@ class LowerStates:
         if self.in_memory + states.nbytes <= self._memory:
             self._held[key] = states
             self.in_memory += states.nbytes
-        elif self.on_disk + states.nbytes <= self._disk:
+        elif not self._full and self.on_disk + states.nbytes <= self._disk:
             self._file.seek(self.on_disk)
             try:
                 written = self._file.write(states.view(torch.uint8).numpy().data)
@@ -126,7 +130,7 @@ class LowerStates:
                 self._places[key] = self.on_disk
                 self.on_disk += states.nbytes
             else:
-                self._disk = self.on_disk  # the disk is full
+                self._full = True  # the disk is; what has been written is given back when all is forgotten
 
 
 @contextmanager

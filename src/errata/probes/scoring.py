@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from errata.errors import EditDataError
 from errata.models import EditableModel
 
-__all__ = ["Score", "TokenScores", "head_at", "logits_at", "score", "score_tokens", "token_budget"]
+__all__ = ["Score", "TokenScores", "LOGITS", "head_at", "logits_at", "score", "score_tokens", "token_budget"]
 
 _Row = tuple[tuple[int, ...], int]
 """What is read of a token row, and the index of its prompt's last token."""
 
 _TOKENS = {"cpu": 2048}  # in one forward: more falls out of a CPU's caches and takes up to 1.7 times as long
 _TOKENS_ELSEWHERE = 16384
-_LOGITS = 2**26  # in one forward: 256 MiB in float32
+LOGITS = 2**26
+"""How many logits one forward pass makes at most: 256 MiB in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +106,25 @@ def score_tokens(model: EditableModel, rows: Sequence[tuple[Sequence[int], int]]
         with model.reading([end for _, end in inputs]):
             logits = logits_at(model, [ids for ids, _ in inputs], list(places))
         index = {place: n for n, place in enumerate(places)}
-        for i, (row, first, n) in zip(group, spans, strict=True):
-            at = torch.tensor([index[row, first + k] for k in range(n)], device=logits.device)
-            wanted = torch.tensor(rows[i][0][rows[i][1] :], device=logits.device)
-            here = logits[at]
-            logps = torch.log_softmax(here, dim=-1).gather(1, wanted[:, None])[:, 0]
-            found[i] = TokenScores(logps.cpu(), (here.argmax(-1) == wanted).cpu())
+        at = torch.tensor([index[row, first + k] for row, first, n in spans for k in range(n)], device=logits.device)
+        wanted = torch.tensor([t for i in group for t in rows[i][0][rows[i][1] :]], device=logits.device)
+        # One copy to the host for the whole group.
+        best = (logits.argmax(-1)[at] == wanted).cpu()
+        logps = torch.log_softmax(logits, dim=-1)[at, wanted].cpu()
+        lengths = [n for _, _, n in spans]
+        for i, own, foremost in zip(group, torch.split(logps, lengths), torch.split(best, lengths), strict=True):
+            found[i] = TokenScores(own, foremost)
     return [scores for scores in found if scores is not None]
 
 
-def token_budget(model: EditableModel) -> int:
-    """Return how many tokens go through the model at once; it depends on the device alone, so that runs repeat."""
-    return _TOKENS.get(model.device.type, _TOKENS_ELSEWHERE)
+def token_budget(model: EditableModel, device: torch.device | None = None) -> int:
+    """Return how many tokens go through the model at once; it depends on the device alone, so that runs repeat.
+
+    Args:
+        model: the model.
+        device: in place of the model's own: where an outline is to be.
+    """
+    return _TOKENS.get((device or model.device).type, _TOKENS_ELSEWHERE)
 
 
 def _batches(model: EditableModel, read: Sequence[tuple[int, ...]], scored: Sequence[int]) -> Iterator[list[int]]:
@@ -126,7 +134,7 @@ def _batches(model: EditableModel, read: Sequence[tuple[int, ...]], scored: Sequ
     rows = logits = 0
     for i in sorted(range(len(read)), key=lambda i: (len(read[i]), read[i])):
         new, more = not group or read[i] != read[group[-1]], scored[i] * vocab
-        if group and (len(read[i]) * (rows + new) > tokens or logits + more > _LOGITS):
+        if group and (len(read[i]) * (rows + new) > tokens or logits + more > LOGITS):
             yield group
             group, rows, logits, new = [], 0, 0, True
         group.append(i)

@@ -8,34 +8,49 @@ from typing import Literal, get_args
 import torch
 
 from errata.editors.base import Editor
-from errata.editors.closed_form import ClosedForm
+from errata.editors.closed_form import ClosedForm, ClosedFormSettings
 from errata.editors.methods.alphaedit import AlphaEdit
 from errata.editors.methods.lyaplock import LyapLock
 from errata.editors.methods.memit_history import MEMITHistory
+from errata.editors.value_settings import FAST_PREFIXES
+from errata.editors.values import bytes_a_token, tokens_together
 from errata.models import EditableModel
+from errata.probes.scoring import LOGITS, token_budget
+from errata.studies.unchanged import KEPT_SHARE
 
 __all__ = ["MemoryItem", "available_on", "memory_plan", "peak", "shown"]
 
 _TOKENS = 16  # of a prompt from its subject on, about
-# Vectors of width d, and of the feed-forward's inner width: those that a block keeps for its backward pass, and those
-# that are there at one time where there is none.
-_KEPT = (12, 4)
+# Vectors of width d, and of the feed-forward's inner width, that one block has at one time where nothing is kept.
 _PASSING = (3, 3)
-_PROBED = {"cpu": 2048}  # tokens in one forward pass of a probe, as in `probes.scoring`
-_PROBED_ELSEWHERE = 16384
-_VALUE_TOKENS = {"cpu": 2048}  # of all prompts whose values are optimised together, as in `editors.values`
-_VALUE_TOKENS_ELSEWHERE = 16384
-_LOGITS = 2**26  # of a probe at once
-_CACHED = 16  # the share of the weights that hidden states kept for probes may take, as in `studies.unchanged`
 _PROCESS = 500_000_000  # Python and its libraries; on a GPU, the driver's context
-# d × d matrices in float64 that a method holds for each layer. Keys beside a factored matrix, at most d/8 of them, are
-# there twice: as they are and solved with.
-# Then how many more it needs while it prepares one layer.
-_SQUARES: tuple[tuple[type[ClosedForm], float, str, int], ...] = (
-    (AlphaEdit, 2.25, "null space, factor and past keys", 4),
-    (LyapLock, 4.25, "λC, factor, past keys and sums of them and of their values", 2),
-    (MEMITHistory, 1.75, "factor, C and past keys", 2),
-    (ClosedForm, 1.0, "factor", 2),
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What a method holds for each layer, in float64.
+
+    Args:
+        what: in words.
+        squares: of its matrices of keys against keys, width × width.
+        tall: of its matrices of values against keys, d × width.
+        preparing: how many squares more one layer needs while it is prepared.
+        again: how many squares more it needs when a matrix is factored anew.
+    """
+
+    what: str
+    squares: float
+    tall: float
+    preparing: int
+    again: int
+
+
+# Keys beside a factored matrix, at most width/8 of them, are there twice: as they are and solved with.
+_HELD: tuple[tuple[type[ClosedForm], _Held], ...] = (
+    (AlphaEdit, _Held("null space, factor and past keys", 2.25, 0, 4, 2)),
+    (LyapLock, _Held("λC, factor, past keys and sums of them, of their values and W₀", 3.25, 3.5, 2, 3)),
+    (MEMITHistory, _Held("factor, C and past keys", 1.75, 0, 2, 2)),
+    (ClosedForm, _Held("factor", 1.0, 0, 2, 0)),
 )
 
 
@@ -77,7 +92,7 @@ def memory_plan(model: EditableModel, editor: Editor, batch_size: int, device: s
     items = [
         MemoryItem("Python, torch and what they load", device, _PROCESS),
         MemoryItem(f"the model's weights, {dtype}", device, weights),
-        MemoryItem("hidden states kept for probes", "cpu", weights // _CACHED),
+        MemoryItem("hidden states kept for probes", "cpu", int(KEPT_SHARE * weights)),
         _probing(model, width, device),
     ]
     if type(editor).attach is not Editor.attach:
@@ -88,27 +103,45 @@ def memory_plan(model: EditableModel, editor: Editor, batch_size: int, device: s
     items.append(MemoryItem("one W in float64, for its norm", device, 8 * rows * width, "a moment"))
     if not isinstance(editor, ClosedForm):
         return items
+    square, tall = 8 * width**2, 8 * rows * width
     if getattr(s, "use_covariance", True):
-        _, squares, what, more = next(kept for kept in _SQUARES if isinstance(editor, kept[0]))
-        items.append(
-            MemoryItem(f"{what}: {n} of {width:,} × {width:,}, float64", device, int(squares * 8 * width**2) * n)
-        )
+        held = next(held for cls, held in _HELD if isinstance(editor, cls))
+        beside = f" and of {rows:,} × {width:,}" if held.tall else ""
+        what = f"{held.what}: {n} of {width:,} × {width:,}{beside}, float64"
+        items.append(MemoryItem(what, device, int(held.squares * square + held.tall * tall) * n))
         # C of all layers in float32, or the float64 that one layer needs beside its own.
-        items.append(MemoryItem("C before it is factored", device, max(4 * n, 8 * more) * width**2, "preparing"))
-    above = model.n_layers - 1 - layers[-1]
-    prompts = batch_size * (2 + sum(count for _, count in s.contexts.lengths))
-    budget = _VALUE_TOKENS.get(torch.device(device).type, _VALUE_TOKENS_ELSEWHERE)
-    tokens = min(prompts * _TOKENS, max(budget, prompts // batch_size * _TOKENS))
-    activations = tokens * above * (_KEPT[0] * rows + _KEPT[1] * width) * model.dtype.itemsize
-    what = f"activations of {above} blocks while v* is optimised"
-    items.append(MemoryItem(what, device, activations + tokens // _TOKENS * 3 * 4 * _vocabulary(model), "a moment"))
-    return items
+        most = max(n * square // 2, held.preparing * square)
+        items.append(MemoryItem("C before it is factored", device, most, "preparing"))
+        if held.again:
+            items.append(MemoryItem("one layer's matrix, factored anew", device, held.again * square, "a moment"))
+    if isinstance(editor, LyapLock) or s.regularise:
+        # One each, and the terms of the layer that is being solved for.
+        what = f"whole updates of {n} W, float64"
+        items.append(MemoryItem(what, device, (n + 3) * tall, "a moment"))
+    return [*items, *_optimising(model, s, layers[-1], batch_size, device)]
+
+
+def _optimising(
+    model: EditableModel, s: ClosedFormSettings, layer: int, batch_size: int, device: str
+) -> list[MemoryItem]:
+    """Return what optimising v* takes: activations of as many facts as go together, and what the fast mode copies."""
+    contexts = 1 + (FAST_PREFIXES if s.fast else sum(count for _, count in s.contexts.lengths))
+    of_one = (contexts + 1) * _TOKENS  # the essence prompt stands beside them
+    tokens = min(batch_size * of_one, max(of_one, tokens_together(model, layer, torch.device(device))))
+    logits = tokens // _TOKENS * 3 * 4 * _vocabulary(model)
+    above = model.n_layers - 1 - layer
+    items = [(f"activations of {above} blocks while v* is optimised", tokens * bytes_a_token(model, layer) + logits)]
+    if s.fast and model.dtype == torch.float32:
+        blocks = [model.block(i) for i in range(layer + 1, model.n_layers)]
+        copied = sum(2 * p.numel() for block in blocks for p in block.parameters() if p.ndim == 2)
+        items = [(f"{items[0][0]}, and their matrices in bfloat16", items[0][1] + copied)]
+    return [MemoryItem(what, device, size, "a moment") for what, size in items]
 
 
 def _probing(model: EditableModel, width: int, device: str) -> MemoryItem:
     """Return what a probe's largest forward pass takes: one block's activations and the logits of scored tokens."""
-    tokens = _PROBED.get(torch.device(device).type, _PROBED_ELSEWHERE)
-    logits = 2 * 4 * min(_LOGITS, tokens * _vocabulary(model))
+    tokens = token_budget(model, torch.device(device))
+    logits = 2 * 4 * min(LOGITS, tokens * _vocabulary(model))
     inside = tokens * (_PASSING[0] * model.hidden_size + _PASSING[1] * width) * model.dtype.itemsize
     return MemoryItem(f"a probe's forward pass of {tokens:,} tokens", device, inside + logits, "a moment")
 

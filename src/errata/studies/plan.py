@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from errata.editors.base import Editor
+from errata.editors.methods.lyaplock import LyapLock
 from errata.models import outline
 from errata.models.loading import device_of
 from errata.studies.memory import MemoryItem, available_on, memory_plan, peak, shown
@@ -39,7 +40,7 @@ class Plan:
         available_gb: memory of the device, None where it cannot be told.
         seconds_per_edit: from the arithmetic of optimising v* and this machine's speed at matrix products.
         edits: how many.
-        disk_gb: updates on disk, which are dense for methods that fine-tune.
+        disk_gb: updates on disk at most: whole matrices for methods that fine-tune, for LyapLock and regularisers.
     """
 
     config: dict[str, Any]
@@ -89,9 +90,11 @@ def plan(recipe: Recipe, out: Path) -> Plan:
         again = _TOKENS + _SUFFIX * above * steps * (1 + _LOSSES)
     flops = 2.0 * parameters * contexts * again
     beside = type(session.editor).attach is not Editor.attach
-    # A low-rank update, or a codebook's entry: a key and a value for each edit.
-    factors = beside or hasattr(settings, "value")
-    memory = memory_plan(model, session.editor, recipe.edits.batch_size, recipe.model.device)
+    # A low-rank update, or a codebook's entry: a key and a value for each edit. What regularisers leave may be whole.
+    whole = isinstance(session.editor, LyapLock) or bool(getattr(settings, "regularise", ()))
+    factors = beside or (hasattr(settings, "value") and not whole)
+    n, size = len(session.stream), recipe.edits.batch_size
+    memory = memory_plan(model, session.editor, size, recipe.model.device)
     available = available_on(device)
     return Plan(
         config=session.recipe.model_dump(mode="json"),
@@ -101,8 +104,8 @@ def plan(recipe: Recipe, out: Path) -> Plan:
         memory_gb=peak(memory) / 1e9,
         available_gb=None if available is None else available / 1e9,
         seconds_per_edit=flops / _flops_per_second(device),
-        edits=len(session.stream),
-        disk_gb=len(session.stream) * len(layers) * 4 * (sum(shape) if factors else shape[0] * shape[1]) / 1e9,
+        edits=n,
+        disk_gb=4 * len(layers) * (n * sum(shape) if factors else -(-n // size) * shape[0] * shape[1]) / 1e9,
     )
 
 

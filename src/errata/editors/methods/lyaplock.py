@@ -79,7 +79,7 @@ class LyapLock(MEMITHistory):
     def _weigh(self, path: str, moment: SecondMoment) -> None:
         """Keep λC of a layer, and begin with no past keys beside it."""
         self._base[path] = C = self._weighed(moment)
-        self._systems[path] = self._past[path] = PastKeys(lambda: C, f"the system of {path}")
+        self._systems[path] = self._past[path] = PastKeys(C.clone, f"the system of {path}")
 
     def _solve(self, model: EditableModel, problem: LayerProblem) -> Change:
         """Return Δ of the equation above."""
@@ -118,7 +118,9 @@ class LyapLock(MEMITHistory):
 
     def remember(self, update: Update) -> None:
         """Add the applied keys and values to the past, and let the queues grow by how far the losses exceed D."""
-        before = {p: (past.factorizations, self._pressure(p)) for p, past in self._past.items() if p in update.memory}
+        # Those of a dead model are left out, as its keys are.
+        known = [p for p in self._past if p in update.memory and self._finite(update, p)]
+        before = {p: (self._past[p].factorizations, self._pressure(p)) for p in known}
         for path in before:
             C = self._base[path]
             # In the layout in which they are read from disk: kernels for another round otherwise.
@@ -142,6 +144,10 @@ class LyapLock(MEMITHistory):
                 self._wanted[path] = past.solve(self._values[path].T).T.contiguous()
                 self._weighted[path] = self._wanted[path] @ C
 
+    def _finite(self, update: Update, path: str) -> bool:
+        memory = (update.memory[name] for name in (path, f"values of {path}", f"loss of {path}"))
+        return all(bool(torch.isfinite(part).all()) for part in memory)
+
     def _longer(self, queue: Float[Tensor, " 2"], loss: float) -> Float[Tensor, " 2"]:
         """Return Z and D after a batch with this preservation loss."""
         Z, allowed = queue.tolist()
@@ -154,7 +160,8 @@ class LyapLock(MEMITHistory):
 
     def state_dict(self) -> dict[str, Any]:
         """Return prefixes, past keys and values, and the queue of every layer."""
-        own = {f"{name}|{path}": t.clone() for name, part in self._kept().items() for path, t in part.items()}
+        parts = [(f"{name}|{path}", t) for name, part in self._kept().items() for path, t in part.items()]
+        own = {name: t.clone() for name, t in parts if bool(t.any())}  # before the first batch all are zero
         return {**super().state_dict(), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -162,7 +169,8 @@ class LyapLock(MEMITHistory):
         super().load_state_dict(state)
         for name, part in self._kept().items():
             for path, old in part.items():
-                part[path] = state[f"{name}|{path}"].to(old, copy=True)
+                stored = state.get(f"{name}|{path}")
+                part[path] = torch.zeros_like(old) if stored is None else stored.to(old, copy=True)
 
     def _kept(self) -> dict[str, dict[str, Tensor]]:
         kept = {"gram": self._gram, "values": self._values, "wanted": self._wanted, "weighted": self._weighted}
