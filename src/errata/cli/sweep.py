@@ -40,7 +40,13 @@ def sweep(
     out: Annotated[Path | None, typer.Option(help="The sweep's directory; runs/<run.name> by default.")] = None,
     engine: Annotated[Engines, typer.Option(help="Processes of this machine, or a Ray cluster.")] = Engines.local,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Make every N-th run only, from the I-th on.")] = "1/1",
-    processes: Annotated[int, typer.Option(min=1, help="How many runs at a time.")] = 1,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="How many runs at a time: 1, or with Ray as many as find room.")
+    ] = None,
+    gpus: Annotated[
+        float, typer.Option("--gpus-per-run", min=0, help="With Ray: 0.25 puts four runs on one GPU.")
+    ] = 0.0,
+    cpus: Annotated[int, typer.Option("--cpus-per-run", min=1, help="With Ray: cores, and threads, of each run.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the runs and their cost, run nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
@@ -56,7 +62,7 @@ def sweep(
         return
     from errata.studies.sweep import sweep as go
 
-    found = go(whole, mine, target, _engine(engine, processes))
+    found = go(whole, mine, target, _engine(engine, processes, gpus, cpus))
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=1, ensure_ascii=False))
     else:
@@ -69,12 +75,16 @@ def sweep(
         raise typer.Exit(1)
 
 
-def _engine(engine: Engines, processes: int) -> "Engine":
+def _engine(engine: Engines, processes: int | None, gpus: float, cpus: int) -> "Engine":
     from functools import partial
 
+    if engine is Engines.ray:
+        from errata.distributed.ray_engine import Places, run_all_on_ray
+
+        return partial(run_all_on_ray, places=Places(processes, cpus, gpus), tell=_tell)
     from errata.studies.engine import run_all
 
-    return partial(run_all, processes=processes, tell=_tell)
+    return partial(run_all, processes=processes or 1, tell=_tell)
 
 
 def _tell(message: str) -> None:

@@ -1,0 +1,62 @@
+"""A base model that stays loaded, and is lent to one run after another."""
+
+import time
+import traceback
+from collections.abc import Callable
+
+from errata.editors.statistics import model_fingerprint
+from errata.errors import ErrataError
+from errata.models import EditableModel, load
+from errata.studies.engine import Job, Outcome, begun
+from errata.studies.recipe import ModelSection
+from errata.studies.run import resume, run
+
+__all__ = ["Resident"]
+
+
+class Resident:
+    """Keep one base model, and make runs with it.
+
+    A run gives the model back unedited. Before it is lent again its fingerprint is compared with that of the model as
+    it was loaded; where a run that broke down has left anything behind, the model is loaded anew.
+    """
+
+    def __init__(self) -> None:
+        self.loads = 0
+        """How many times a model has been loaded."""
+        self._model: EditableModel | None = None
+        self._asked: ModelSection | None = None
+        self._fingerprint = ""
+
+    def run(self, job: Job) -> Outcome:
+        """Make one run, or go on with one that was begun."""
+
+        def make() -> None:
+            model = self.model(job.recipe.model)
+            if begun(job.out):
+                resume(job.out, model=model)
+            else:
+                run(job.recipe, job.out, model=model)
+
+        return self._outcome(job, make)
+
+    def model(self, asked: ModelSection) -> EditableModel:
+        """Return the unedited model that a recipe asks for; loaded unless it is the one that is kept."""
+        model, self._model = self._model, None
+        if model is None or asked != self._asked or model_fingerprint(model) != self._fingerprint:
+            model = None  # its room is needed for the other
+            model = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map)
+            self._asked, self._fingerprint = asked, model_fingerprint(model)
+            self.loads += 1
+        self._model = model
+        return model
+
+    def _outcome(self, job: Job, make: Callable[[], None]) -> Outcome:
+        started = time.monotonic()
+        try:
+            make()
+        except ErrataError as e:
+            return Outcome(job, "failed", str(e), time.monotonic() - started)
+        except Exception:  # a bug ends its own run, and is reported whole
+            return Outcome(job, "failed", traceback.format_exc().strip(), time.monotonic() - started)
+        return Outcome(job, "done", seconds=time.monotonic() - started)
