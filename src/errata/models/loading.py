@@ -17,6 +17,7 @@ from errata.errors import ConfigError, ModelError
 from errata.lab.models import LAB_MODELS, asset_path
 from errata.models.editable import EditableModel
 from errata.models.families import family_of
+from errata.models.published import published_config
 
 __all__ = ["device_of", "load", "outline"]
 
@@ -27,6 +28,7 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
 }
 _HUB_TIMEOUT_S = 3.0
+_WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
 # Without any of these transformers makes an empty tokenizer and says nothing.
 _TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*")
 
@@ -94,6 +96,8 @@ def load(
 def outline(name: str | Path, *, dtype: str = "float32") -> EditableModel:
     """Build a model without its weights, from `config.json` alone: every shape is there, and no number.
 
+    The papers' own models need not be there at all: their architecture is known.
+
     Args:
         name: as for `load`; a directory needs no other file.
         dtype: precision that the weights would have.
@@ -104,14 +108,18 @@ def outline(name: str | Path, *, dtype: str = "float32") -> EditableModel:
         ConfigError: when dtype is unknown.
     """
     kind = _dtype(dtype)
-    path = Path(_locate(str(name)))
-    settings = _recommended(path / "editing.json")
+    known = published_config(str(name))
+    if known is None or Path(name).is_dir() or _cached(str(name)):
+        path, known = Path(_locate(str(name))), None
+    settings = {} if known else _recommended(path / "editing.json")
     try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        config: Any = (
+            AutoConfig.for_model(**known) if known else AutoConfig.from_pretrained(path, local_files_only=True)
+        )
         family_of(str(config.model_type))
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=kind)  # type: ignore[no-untyped-call]
-        if any(list(path.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        if not known and any(list(path.glob(pattern)) for pattern in _TOKENIZER_FILES):
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         else:
             empty = Tokenizer(WordLevel())
@@ -158,16 +166,14 @@ def _from_hub(name: str) -> str:
     transformers itself retries for half a minute and prints every failure.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
     hint = f"Known lab models: {', '.join(LAB_MODELS)}. Otherwise give a directory, or a hub name while online."
     try:
-        return snapshot_download(name, allow_patterns=wanted, local_files_only=True)
+        if cached := _cached(name):
+            return cached
     except HFValidationError as e:
         raise ModelError(f"{name!r} is no lab model, no directory here, and no possible hub name. {hint}") from e
-    except LocalEntryNotFoundError:
-        pass
     if constants.HF_HUB_OFFLINE:
         raise ModelError(f"{name!r} is no lab model and no directory here, and hub access is switched off. {hint}")
     try:
@@ -179,7 +185,18 @@ def _from_hub(name: str) -> str:
             f"{name!r} is no lab model and no directory here, and the hub cannot be reached ({type(e).__name__}). "
             f"{hint}"
         ) from e
-    return snapshot_download(name, allow_patterns=wanted)
+    return snapshot_download(name, allow_patterns=_WANTED)
+
+
+def _cached(name: str) -> str | None:
+    """Return the directory of a hub model that was fetched before; None where it was not."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(name, allow_patterns=_WANTED, local_files_only=True)
+    except LocalEntryNotFoundError:
+        return None
 
 
 def _recommended(file: Path) -> dict[str, dict[str, object]]:
