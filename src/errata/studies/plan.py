@@ -13,6 +13,9 @@ import yaml
 
 from errata.editors.base import Editor
 from errata.editors.methods.lyaplock import LyapLock
+from errata.edits import EditStream
+from errata.edits.datasets import load_stream
+from errata.errors import EditDataError
 from errata.models import outline
 from errata.models.loading import device_of
 from errata.studies.memory import MemoryItem, available_on, memory_plan, peak, shown
@@ -41,6 +44,7 @@ class Plan:
         seconds_per_edit: from the arithmetic of optimising v* and this machine's speed at matrix products.
         edits: how many.
         disk_gb: updates on disk at most: whole matrices for methods that fine-tune, for LyapLock and regularisers.
+        remark: what could not be looked at; empty for nothing.
     """
 
     config: dict[str, Any]
@@ -52,6 +56,7 @@ class Plan:
     seconds_per_edit: float
     edits: int
     disk_gb: float
+    remark: str = ""
 
     def as_json(self) -> str:
         """Return the plan as JSON."""
@@ -69,7 +74,7 @@ class Plan:
             f"memory\n{shown(self.memory, available)}\n"
             f"disk           about {disk} of updates\n"
             f"editing        about {self.seconds_per_edit:.2g} s an edit, {total} for {self.edits} edits, "
-            f"probes not counted"
+            f"probes not counted" + (f"\n{self.remark}" if self.remark else "")
         )
 
 
@@ -77,7 +82,8 @@ def plan(recipe: Recipe, out: Path) -> Plan:
     """Resolve a recipe and estimate its cost; no weight is read, nothing is edited or written."""
     device = device_of(recipe.model.device)
     model = outline(recipe.model.name, dtype=recipe.model.dtype)
-    session = open_session(recipe, model=model)
+    stream, remark = _facts(recipe)
+    session = open_session(recipe, model=model, stream=stream)
     settings = session.editor.settings
     parameters = sum(p.numel() for p in model.model.parameters())
     layers = list(getattr(settings, "layers", ())) or ([settings.layer] if hasattr(settings, "layer") else [])
@@ -93,9 +99,12 @@ def plan(recipe: Recipe, out: Path) -> Plan:
     # A low-rank update, or a codebook's entry: a key and a value for each edit. What regularisers leave may be whole.
     whole = isinstance(session.editor, LyapLock) or bool(getattr(settings, "regularise", ()))
     factors = beside or (hasattr(settings, "value") and not whole)
-    n, size = len(session.stream), recipe.edits.batch_size
+    n, size = len(stream) or recipe.edits.n or 0, recipe.edits.batch_size
     memory = memory_plan(model, session.editor, size, recipe.model.device)
     available = available_on(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        by = f"no {device.type} device is here: the seconds are this processor's. An edit takes {flops:.1e} operations."
+        remark = f"{remark}\n{by}".strip()
     return Plan(
         config=session.recipe.model_dump(mode="json"),
         out=str(out),
@@ -105,8 +114,19 @@ def plan(recipe: Recipe, out: Path) -> Plan:
         available_gb=None if available is None else available / 1e9,
         seconds_per_edit=flops / _flops_per_second(device),
         edits=n,
+        remark=remark,
         disk_gb=4 * len(layers) * (n * sum(shape) if factors else -(-n // size) * shape[0] * shape[1]) / 1e9,
     )
+
+
+def _facts(recipe: Recipe) -> tuple[EditStream, str]:
+    """Read the facts; where the hub would have to give them and does not, their number is all that is needed."""
+    try:
+        return load_stream(recipe.edits, recipe.model.name), ""
+    except EditDataError as e:
+        if recipe.edits.path is not None or recipe.edits.n is None:
+            raise
+        return EditStream(()), f"not looked at: the facts. {e}"
 
 
 def _flops_per_second(device: torch.device) -> float:
