@@ -27,7 +27,7 @@ LEFT = 10
 """People whom no run edits, so that something is left to ask about."""
 MOST = 200
 """Edits of a run at most: the collapses of the lab's models come before."""
-SCREENED = 100
+SCREENED = 50
 """Facts of a screen at most, each as the first edit of the clean model."""
 PROBES = (
     {"name": "proficiency", "at_start": False},
@@ -36,8 +36,8 @@ PROBES = (
     {"name": "drift", "dominant": False, "keys": 0},
 )
 """What is measured after a first edit: what `errata screen` judges by."""
-EVERY = 5
-"""Edits between re-tests. The first paper's code re-tests every 20 of 1,000, and the tasks every 5."""
+EVERY = 10
+"""Edits between re-tests of edits and tasks, as in the paper (§3.2, §3.3)."""
 _MEND = ("steps=1000", "lr=5e-4", "rank=64", "alpha=1e-3", "validate_every=50")
 """How lab-s's card trains MEND; taken for every model, since not all have recommended settings of their own."""
 
@@ -80,10 +80,10 @@ def _recipe(model: str, form: str, n: int, sample: int, out: Path) -> Recipe:
                 {"name": "proficiency"},
                 {"name": "forgetting", "every": EVERY},
                 {"name": "unrelated", "every": EVERY, "n": 80},
-                {"name": "downstream", "every": EVERY, "n": 50},
-                {"name": "perplexity", "every": EVERY},
+                {"name": "downstream", "every": EVERY, "n": 40},
+                {"name": "perplexity", "every": EVERY, "lines": 50},
                 {"name": "drift", "dominant": False, "keys": 0},
-                {"name": "text"},
+                {"name": "text", "every": n},
                 {"name": "entropy", "every": n},
             ],
             "run": {"name": f"{form}-{sample}", "seed": sample, "checkpoint_every": 50},
