@@ -147,8 +147,8 @@ def predict(screening: Screening, verdict: str, rng: np.random.Generator, sample
     if min(n, of - n) < FEWEST or not known:
         kind = f"{n} of {of} facts are {verdict}" if known else "nothing is known of the facts before they are edited"
         raise AnalysisError(
-            f"no prediction: {kind}, and at least {FEWEST} of either kind are needed to learn from and to test on. "
-            f"Screen more facts."
+            f"{kind}: too little to predict by; at least {FEWEST} of either kind are needed, to learn from and to test "
+            f"on. Screen more facts."
         )
     subjects = judged["subject"].str.to_lowercase().to_numpy()
     X = np.column_stack(list(known.values()))

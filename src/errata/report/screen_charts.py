@@ -38,10 +38,12 @@ def distances(screenings: Mapping[str, Screening], *, alone: bool = False) -> di
     frame = pl.concat(
         [f.select("series", "share", "distance", "subject", "prompt", "target_new", "verdict") for f in frames]
     )
-    x = pen.alt.X("share:Q", title="share of facts with a smaller or equal distance", axis=pen.alt.Axis(format=".0%"))
+    x = pen.alt.X(
+        "share:Q", title="share of facts with a smaller or equal distance", axis=pen.alt.Axis(format=".0%", grid=False)
+    )
     y = pen.alt.Y("distance:Q", title=None, scale=_log(pen, frame["distance"]), axis=_powers(pen))
     color = _color(pen, dict(zip(screenings, SERIES, strict=False)), "series", alone and len(screenings) > 1)
-    dots = pen.chart(frame.to_dicts()).mark_point(size=22, filled=True, opacity=0.8, clip=True)
+    dots = pen.chart(frame.to_dicts()).mark_point(size=22, filled=True, opacity=0.8)
     layers = [dots.encode(x=x, y=y, color=color, tooltip=[*_TIPS, pen.alt.Tooltip("distance:Q", format=".2e")])]
     if (dead := frame.filter(pl.col("verdict") == "disabling")).height:
         cross = pen.chart(dead.to_dicts()).mark_point(
@@ -57,7 +59,10 @@ def plane(screening: Screening, *, alone: bool = False) -> dict[str, Any]:
     times = (pl.col("perplexity") / screening.before["perplexity"]).alias("times")
     frame = screening.judged.with_columns(times).filter(pl.col("times").is_finite() & pl.col("unrelated").is_finite())
     x = pen.alt.X(
-        "times:Q", title="perplexity, times the unedited model's", scale=_log(pen, frame["times"]), axis=_plain(pen)
+        "times:Q",
+        title="perplexity, times the unedited model's",
+        scale=_log(pen, frame["times"]),
+        axis=_plain(pen, grid=False),
     )
     y = pen.alt.Y(
         "unrelated:Q", title=None, scale=pen.alt.Scale(domain=[0, 1]), axis=pen.alt.Axis(format=".0%", minExtent=40)
@@ -70,7 +75,7 @@ def told(screening: Screening, name: str, *, alone: bool = False) -> dict[str, A
     pen = Pen()
     frame = screening.judged.with_columns(pl.Series("known", features(screening)[name]))
     frame = frame.filter(pl.col("relative").is_finite() & (pl.col("relative") > 0))
-    x = pen.alt.X("known:Q", title=name, scale=pen.alt.Scale(zero=False, padding=8))
+    x = pen.alt.X("known:Q", title=name, scale=pen.alt.Scale(zero=False, padding=8), axis=_plain(pen, grid=False))
     y = pen.alt.Y("relative:Q", title=None, scale=_log(pen, frame["relative"]), axis=_plain(pen))
     return pen.spec([_dots(pen, frame, x, y, alone)], **_size(alone))
 
@@ -98,7 +103,7 @@ def svg(spec: Mapping[str, Any]) -> str:
 def _dots(pen: Pen, frame: pl.DataFrame, x: Any, y: Any, alone: bool) -> Any:
     columns = ["subject", "prompt", "target_new", "verdict", "relative", "unrelated"]
     columns += [c for c in ("times", "known") if c in frame.columns]
-    dots = pen.chart(frame.select(columns).to_dicts()).mark_point(size=30, filled=True, opacity=0.75, clip=True)
+    dots = pen.chart(frame.select(columns).to_dicts()).mark_point(size=30, filled=True, opacity=0.75)
     tips = [*_TIPS, pen.alt.Tooltip("relative:Q", format=".3g", title="‖ΔW‖/‖W₀‖")]
     return dots.encode(x=x, y=y, color=_color(pen, VERDICTS, "verdict", alone), tooltip=tips)
 
@@ -122,8 +127,8 @@ def _powers(pen: Pen) -> Any:
     return pen.alt.Axis(format=".0e", tickCount=5, minExtent=40)
 
 
-def _plain(pen: Pen) -> Any:
-    return pen.alt.Axis(format="~g", tickCount=5, minExtent=40)
+def _plain(pen: Pen, *, grid: bool = True) -> Any:
+    return pen.alt.Axis(format="~g", tickCount=5, minExtent=40 if grid else 0, grid=grid)
 
 
 def _size(alone: bool) -> dict[str, Any]:
