@@ -37,6 +37,7 @@ _JOURNAL = {
     "seconds": pl.Float64,
 }
 SUMMARY = "summary"
+_BESIDE = "part-at-"
 
 
 @dataclass(frozen=True)
@@ -187,15 +188,20 @@ def _read_facts(file: Path) -> tuple[Mapping[str, Any], ...]:
 
 
 def _parts(path: Path) -> dict[str, tuple[Path, ...]]:
-    """Find every probe's parts. All probes write theirs at the same checkpoints, so what one has, all must have."""
+    """Find every probe's parts. All probes of a run write theirs at the same checkpoints: what one has, all must have.
+
+    Parts named after a step were measured beside the run (`errata evaluate`), each by itself.
+    """
     found = {
         folder.name: {f.name: f for f in sorted(folder.glob("part-*.parquet"))}
         for folder in sorted((path / "probes").glob("*"))
         if folder.is_dir()
     }
-    expected = set().union(*found.values()) if found else set()
+    own = {probe: {name for name in files if not name.startswith(_BESIDE)} for probe, files in found.items()}
+    expected = set().union(*own.values())
     for probe, files in found.items():
-        for absent in sorted(expected - set(files)):
+        only_beside = files and not own[probe]
+        for absent in sorted(set() if only_beside else expected - own[probe]):
             raise RunError(
                 f"{path / 'probes' / probe / absent} is missing, though other probes have theirs. Restore it, or "
                 f"remove all parts and checkpoints after the step before and `errata resume {path}`."

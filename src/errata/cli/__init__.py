@@ -9,6 +9,7 @@ import typer
 from errata.cli import (
     catalogue,
     doctor,
+    evaluate,
     export,
     lab,
     parity,
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("resume")(run.resume)
 app.command("sweep")(sweep.sweep)
+app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("compare")(report.compare)
 app.command("frames")(report.frames)

@@ -4,17 +4,20 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from errata.distributed.resident import Resident
 from errata.errors import ConfigError, MissingExtraError
+from errata.studies.edited import recorded_recipe
 from errata.studies.engine import Job, Outcome, settled
+from errata.studies.evaluate import Evaluation
 from errata.studies.recipe import ModelSection
+from errata.studies.store import RunStore
 
-__all__ = ["Lost", "Places", "run_all_on_ray", "spread"]
+__all__ = ["Lost", "Places", "evaluate_on_ray", "run_all_on_ray", "spread"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,29 @@ def run_all_on_ray(
 
 def _run(job: Job, resident: Resident) -> Outcome:
     return resident.run(job)
+
+
+def evaluate_on_ray(asked: Sequence[Evaluation], *, places: Places) -> list[str]:
+    """Measure past steps of runs on a Ray cluster, each step a task of its own.
+
+    Args:
+        asked: runs, probes and steps.
+        places: what the cluster lends.
+
+    Returns:
+        For each, why it failed; empty where it did not.
+    """
+    single = [(i, replace(whole, steps=(step,))) for i, whole in enumerate(asked) for step in whole.steps]
+    tasks = [(recorded_recipe(RunStore(one.run)).model, partial(_evaluate, one)) for _, one in single]
+    reasons = [""] * len(asked)
+    for position, result in spread(tasks, places):
+        i = single[position][0]
+        reasons[i] = reasons[i] or (result.reason if isinstance(result, Lost) else result)
+    return reasons
+
+
+def _evaluate(one: Evaluation, resident: Resident) -> str:
+    return resident.evaluate(one)
 
 
 def spread(

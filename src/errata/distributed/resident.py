@@ -1,4 +1,4 @@
-"""A base model that stays loaded, and is lent to one run after another."""
+"""A base model that stays loaded, and is lent to one run or evaluation after another."""
 
 import time
 import traceback
@@ -7,15 +7,18 @@ from collections.abc import Callable
 from errata.editors.statistics import model_fingerprint
 from errata.errors import ErrataError
 from errata.models import EditableModel, load
+from errata.studies.edited import recorded_recipe
 from errata.studies.engine import Job, Outcome, begun
+from errata.studies.evaluate import Evaluation, evaluate
 from errata.studies.recipe import ModelSection
 from errata.studies.run import resume, run
+from errata.studies.store import RunStore
 
 __all__ = ["Resident"]
 
 
 class Resident:
-    """Keep one base model, and make runs with it.
+    """Keep one base model, and make runs and evaluations with it.
 
     A run gives the model back unedited. Before it is lent again its fingerprint is compared with that of the model as
     it was loaded; where a run that broke down has left anything behind, the model is loaded anew.
@@ -38,7 +41,13 @@ class Resident:
             else:
                 run(job.recipe, job.out, model=model)
 
-        return self._outcome(job, make)
+        started = time.monotonic()
+        reason = _reason(make)
+        return Outcome(job, "failed" if reason else "done", reason, time.monotonic() - started)
+
+    def evaluate(self, asked: Evaluation) -> str:
+        """Measure past steps of a run; return why that failed, or nothing."""
+        return _reason(lambda: evaluate(asked, self.model(recorded_recipe(RunStore(asked.run)).model)))
 
     def model(self, asked: ModelSection) -> EditableModel:
         """Return the unedited model that a recipe asks for; loaded unless it is the one that is kept."""
@@ -51,12 +60,13 @@ class Resident:
         self._model = model
         return model
 
-    def _outcome(self, job: Job, make: Callable[[], None]) -> Outcome:
-        started = time.monotonic()
-        try:
-            make()
-        except ErrataError as e:
-            return Outcome(job, "failed", str(e), time.monotonic() - started)
-        except Exception:  # a bug ends its own run, and is reported whole
-            return Outcome(job, "failed", traceback.format_exc().strip(), time.monotonic() - started)
-        return Outcome(job, "done", seconds=time.monotonic() - started)
+
+def _reason(make: Callable[[], None]) -> str:
+    """Do something, and return why it failed; a bug's whole traceback, and nothing where it did not."""
+    try:
+        make()
+    except ErrataError as e:
+        return str(e)
+    except Exception:  # a bug ends its own task, and no other
+        return traceback.format_exc().strip()
+    return ""

@@ -23,7 +23,7 @@ from errata.studies.store import RunStore
 from errata.trajectory import DiskJournal, Trajectory
 from errata.validation import explain
 
-__all__ = ["Edited", "open_edited", "recorded_recipe"]
+__all__ = ["Edited", "Recorded", "open_edited", "recorded_recipe"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Edited:
         self._held.close()
 
 
-class _Recorded(Editor):
+class Recorded(Editor):
     """Stands for a method that changes weights alone: its part was done when its updates were recorded."""
 
     name = "recorded"
@@ -127,7 +127,7 @@ def recorded_recipe(store: RunStore) -> Recipe:
 
 def _replayed(session: Session, store: RunStore, ready: bool) -> Trajectory:
     """Apply the journal from the last checkpoint on; from the beginning where edits were taken back since."""
-    editor = session.proposer if ready else _Recorded(EditorSettings())
+    editor = session.proposer if ready else Recorded(EditorSettings())
     watch = watch_over(session.model, session.recipe, session.stream) if ready else None
     journal = DiskJournal(store.path)
     checkpoint = store.last_checkpoint(journal.step)

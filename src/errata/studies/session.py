@@ -28,7 +28,7 @@ from errata.studies.guarded import with_alternatives, with_retry
 from errata.studies.recipe import Recipe
 from errata.validation import explain
 
-__all__ = ["Session", "build_probe", "open_session", "prepare", "reading", "resolved", "sources"]
+__all__ = ["Session", "build_probe", "open_session", "prepare", "prepare_probes", "reading", "resolved", "sources"]
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,11 @@ def prepare(session: Session, progress: Callable[[int, int], None] | None = None
     """Compute what editor and probes need of the unedited model."""
     store = StatisticsStore(cache or default_cache(), progress)
     session.proposer.prepare(session.model, store, Random(session.recipe.run.seed))
+    prepare_probes(session)
+
+
+def prepare_probes(session: Session) -> None:
+    """Compute what probes need of the unedited model."""
     for probe in session.probes:
         with reading(session, probe):
             probe.prepare(session.model, session.stream.facts)
