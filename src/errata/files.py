@@ -1,12 +1,14 @@
 """Write files so that a reader, or a crash, never sees half of one."""
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-__all__ = ["folder_aside", "sync_folder", "write_aside"]
+__all__ = ["append_lines", "folder_aside", "sync_folder", "write_aside"]
 
 
 def write_aside(path: Path, content: bytes) -> None:
@@ -28,6 +30,41 @@ def write_aside(path: Path, content: bytes) -> None:
         aside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def append_lines(path: Path, records: Sequence[Mapping[str, object]]) -> None:
+    """Append one JSON object a line in a single flushed write; what fails on the way is taken back.
+
+    A crash leaves a prefix of the lines. A torn line at the file's end, as an earlier crash left it, is cut off first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+    # Unbuffered: Python's buffer would write the rest of a failed batch once more while the file is closed.
+    with path.open("a+b", buffering=0) as f:
+        start = _end_of_lines(f)
+        f.truncate(start)
+        try:
+            while data:
+                data = data[f.write(data) :]
+            os.fsync(f.fileno())
+        except BaseException:
+            f.truncate(start)
+            raise
+    if not start:
+        sync_folder(path.parent)
+
+
+def _end_of_lines(f: IO[bytes]) -> int:
+    """Return where a file's last whole line ends."""
+    end = f.seek(0, os.SEEK_END)
+    while end:
+        begin = max(0, end - 4096)
+        f.seek(begin)
+        block = f.read(end - begin)
+        if b"\n" in block:
+            return begin + block.rfind(b"\n") + 1
+        end = begin
+    return 0
 
 
 def sync_folder(folder: Path) -> None:

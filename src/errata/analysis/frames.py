@@ -12,7 +12,7 @@ import polars as pl
 
 from errata.errors import RunError
 
-__all__ = ["ROW_COLUMNS", "RunFrames", "load_run", "probe_frame"]
+__all__ = ["ROW_COLUMNS", "RunFrames", "journal_entries", "load_run", "probe_frame", "read_lines"]
 
 ROW_COLUMNS = pl.Schema(
     {
@@ -147,7 +147,7 @@ def _read_json(file: Path, run: Path, key: str = "config") -> dict[str, Any]:
     return content
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
+def read_lines(file: Path) -> list[dict[str, Any]]:
     """Read JSON lines; a last line without its newline is what a crash leaves, and does not count."""
     try:
         content = file.read_bytes()
@@ -166,9 +166,14 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 
 
 def _read_journal(file: Path) -> pl.DataFrame:
-    """Read the journal; batches that were undone are marked so."""
+    """Read the journal as a frame."""
+    return pl.DataFrame([{k: e.get(k) for k in _JOURNAL} for e in journal_entries(file)], schema=_JOURNAL)
+
+
+def journal_entries(file: Path) -> list[dict[str, Any]]:
+    """Read the journal's entries whole; batches that were undone are marked so."""
     entries: list[dict[str, Any]] = []
-    for number, record in enumerate(_lines(file), 1):
+    for number, record in enumerate(read_lines(file), 1):
         if "undo" in record:
             for entry in entries:
                 if entry["step"] in record["undo"] and entry["status"] in ("applied", "disabling", "nonfinite"):
@@ -179,12 +184,12 @@ def _read_journal(file: Path) -> pl.DataFrame:
             raise RunError(
                 f"{file}, line {number} is damaged: it has no {', '.join(missing)}. Restore the file from a copy."
             )
-        entries.append({k: record.get(k) for k in _JOURNAL})
-    return pl.DataFrame(entries, schema=_JOURNAL)
+        entries.append(record)
+    return entries
 
 
 def _read_facts(file: Path) -> tuple[Mapping[str, Any], ...]:
-    return tuple(_lines(file))
+    return tuple(read_lines(file))
 
 
 def _parts(path: Path) -> dict[str, tuple[Path, ...]]:

@@ -9,6 +9,7 @@ import typer
 from errata.cli import (
     catalogue,
     doctor,
+    edit,
     evaluate,
     export,
     lab,
@@ -37,6 +38,7 @@ app.command("run")(run.run)
 app.command("resume")(run.resume)
 app.command("sweep")(sweep.sweep)
 app.command("evaluate")(evaluate.evaluate)
+app.command("edit")(edit.edit)
 app.command("report")(report.report)
 app.command("compare")(report.compare)
 app.command("frames")(report.frames)

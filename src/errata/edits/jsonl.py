@@ -6,11 +6,11 @@ from typing import Any
 
 from errata.edits.dataset import DataSet
 from errata.edits.fact import Fact
-from errata.edits.records import records
+from errata.edits.records import Refuse, raising, records
 from errata.edits.schema import fact_schema
 from errata.errors import EditDataError
 
-__all__ = ["DATASET", "read_jsonl"]
+__all__ = ["DATASET", "read_jsonl", "read_own"]
 
 
 def read_jsonl(
@@ -31,14 +31,39 @@ def read_jsonl(
     """
     if not path:
         raise EditDataError("the data set 'jsonl' has no default; name your file: -o edits.path=facts.jsonl")
-    facts = []
-    for index, (place, record) in enumerate(records(path)):
+    return read_own(path)
+
+
+def read_own(path: str, refuse: Refuse = raising) -> list[Fact]:
+    """Read facts, and say of each malformed record what is wrong with it.
+
+    A line of a run's `quarantine.jsonl` stands for the fact that it holds.
+
+    Args:
+        path: the file, a directory of them, or a hub name.
+        refuse: receives it, with file, line and field; the record is left out then. Raises it by default.
+    """
+    facts: list[Fact] = []
+    taken: set[str] = set()
+    for index, (place, record) in enumerate(records(path, refuse)):
         try:
-            cells = path.endswith(".csv")
-            facts.append(Fact.from_mapping(_from_cells(record) if cells else record, str(index)))
+            fact = Fact.from_mapping(_own(record, path.endswith(".csv")), str(index))
+            if fact.id in taken:
+                raise EditDataError(f"field 'id': {fact.id!r} is an earlier fact's already; ids must be unique.")
         except EditDataError as e:
-            raise EditDataError(f"{place}: {e}") from e
+            refuse(EditDataError(f"{place}: {e}"))
+            continue
+        taken.add(fact.id)
+        facts.append(fact)
     return facts
+
+
+def _own(record: Mapping[str, Any], cells: bool) -> Mapping[str, Any]:
+    """Return a line's fact, whether it stands there by itself, as a table's row, or in quarantine."""
+    if cells:
+        return _from_cells(record)
+    kept = record.get("fact")
+    return kept if isinstance(kept, Mapping) and "reason" in record else record
 
 
 def _from_cells(row: Mapping[str, str]) -> dict[str, Any]:

@@ -5,38 +5,45 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from errata.errors import EditDataError
 
-__all__ = ["local_records", "records"]
+__all__ = ["Refuse", "local_records", "raising", "records"]
 
 Record = Mapping[str, Any]
+Refuse = Callable[[EditDataError], None]
 _ENDINGS = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".csv")
 _HUB_FILE = "hf://datasets/"
 _HUB_TIMEOUT_S = 3.0
 
 
-def records(source: str) -> Iterator[tuple[str, Record]]:
+def raising(error: EditDataError) -> None:
+    """Raise: what a reader does with a malformed record unless it is told otherwise."""
+    raise error
+
+
+def records(source: str, refuse: Refuse = raising) -> Iterator[tuple[str, Record]]:
     """Yield (place, record) from a local file or directory where there is one, else from the hub.
 
     Args:
         source: a file; a directory, whose files are read in the order of their names; "owner/name" for all splits of a
             hub data set in turn, "owner/name:split" for one; or "hf://datasets/owner/name/file.json", one file of it.
+        refuse: receives what is wrong with a record of a file, which is then left out; raises it by default.
 
     Raises:
         EditDataError: when there is neither, or a record is not a JSON object; names file and line.
     """
     path = Path(source)
     if path.is_dir():
-        return _folder_records(path)
+        return _folder_records(path, refuse)
     if path.exists():
-        return local_records(path)
+        return local_records(path, refuse)
     if source.startswith(_HUB_FILE) and source.count("/") >= 5:
-        return local_records(_hub_file(source))
+        return local_records(_hub_file(source), refuse)
     if path.is_absolute() or source.endswith(_ENDINGS) or source.count("/") != 1:
         raise EditDataError(
             f"there is no file {source}; edits.path is a {', '.join(_ENDINGS)} file, a directory of them, or a hub "
@@ -45,7 +52,7 @@ def records(source: str) -> Iterator[tuple[str, Record]]:
     return _hub_records(source)
 
 
-def local_records(path: Path) -> Iterator[tuple[str, Record]]:
+def local_records(path: Path, refuse: Refuse = raising) -> Iterator[tuple[str, Record]]:
     """Yield (place, record) from a local file: a list in .json, one object a line in .jsonl, `.gz` after either."""
     if not path.is_file() or not path.name.endswith(_ENDINGS):
         raise EditDataError(f"{path} is not a file of facts; a file ending in {', '.join(_ENDINGS)} is needed.")
@@ -57,46 +64,58 @@ def local_records(path: Path) -> Iterator[tuple[str, Record]]:
     except (OSError, EOFError, zlib.error) as e:
         raise EditDataError(f"{path} cannot be read, or is cut short ({e}). Fetch or write it again.") from e
     if path.suffix == ".csv":
-        return _table(path, text)
-    return _lines(path, text) if ".jsonl" in path.name else _list(path, text)
+        return _table(path, text, refuse)
+    return _lines(path, text, refuse) if ".jsonl" in path.name else _list(path, text, refuse)
 
 
-def _folder_records(folder: Path) -> Iterator[tuple[str, Record]]:
+def _folder_records(folder: Path, refuse: Refuse) -> Iterator[tuple[str, Record]]:
     files = sorted(path for path in folder.iterdir() if path.name.endswith(_ENDINGS))
     if not files:
         raise EditDataError(f"the directory {folder} holds no file ending in {', '.join(_ENDINGS)}.")
     for file in files:
-        yield from local_records(file)
+        yield from local_records(file, refuse)
 
 
-def _table(path: Path, text: str) -> Iterator[tuple[str, Record]]:
+def _table(path: Path, text: str, refuse: Refuse) -> Iterator[tuple[str, Record]]:
     """Yield the rows of a table with a header line; empty cells are left out."""
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         for row in reader:
             place = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():
-                raise EditDataError(f"{place}: {len(reader.fieldnames or ())} cells are needed, as in the header line.")
+                cells = len(reader.fieldnames or ())
+                refuse(EditDataError(f"{place}: {cells} cells are needed, as in the header line."))
+                continue
             yield place, {name: cell for name, cell in row.items() if cell.strip()}
     except csv.Error as e:
-        raise EditDataError(f"{path}, line {reader.line_num}: not valid CSV ({e}). Mend or remove it.") from e
+        refuse(EditDataError(f"{path}, line {reader.line_num}: not valid CSV ({e}). Mend or remove it."))
 
 
-def _lines(path: Path, text: str) -> Iterator[tuple[str, Record]]:
+def _lines(path: Path, text: str, refuse: Refuse) -> Iterator[tuple[str, Record]]:
     # Not splitlines(): U+2028 and its kin are ordinary characters inside a JSON text.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             place = f"{path}, line {number}"
-            yield place, _object(place, _parsed(place, line))
+            try:
+                record = _object(place, _parsed(place, line))
+            except EditDataError as e:
+                refuse(e)
+                continue
+            yield place, record
 
 
-def _list(path: Path, text: str) -> Iterator[tuple[str, Record]]:
+def _list(path: Path, text: str, refuse: Refuse) -> Iterator[tuple[str, Record]]:
     content = _parsed(str(path), text)
     if not isinstance(content, list):
         raise EditDataError(f"{path} holds a {type(content).__name__}, but a list of records is needed.")
-    for number, record in enumerate(content, 1):
+    for number, found in enumerate(content, 1):
         place = f"{path}, record {number}"
-        yield place, _object(place, record)
+        try:
+            record = _object(place, found)
+        except EditDataError as e:
+            refuse(e)
+            continue
+        yield place, record
 
 
 def _parsed(place: str, text: str) -> Any:

@@ -78,11 +78,17 @@ class Plan:
         )
 
 
-def plan(recipe: Recipe, out: Path) -> Plan:
-    """Resolve a recipe and estimate its cost; no weight is read, nothing is edited or written."""
+def plan(recipe: Recipe, out: Path, stream: EditStream | None = None) -> Plan:
+    """Resolve a recipe and estimate its cost; no weight is read, nothing is edited or written.
+
+    Args:
+        recipe: the recipe.
+        out: where it would be run.
+        stream: used instead of reading the recipe's data set.
+    """
     device = device_of(recipe.model.device)
     model = outline(recipe.model.name, dtype=recipe.model.dtype)
-    stream, remark = _facts(recipe)
+    stream, remark = (stream, "") if stream is not None else _facts(recipe)
     session = open_session(recipe, model=model, stream=stream)
     settings = session.editor.settings
     parameters = sum(p.numel() for p in model.model.parameters())

@@ -116,6 +116,8 @@ class RunSection(_Section):
     """Edits between checkpoints; an interruption costs at most the probes of this many edits."""
     on_disabled: Literal["continue", "stop", "rollback"] = "continue"
     """What to do with an edit that would disable the model: apply it and go on, apply it and stop, or leave it out."""
+    author: str = ""
+    """Who makes the edits, as `errata log` is to show it; nothing is looked up."""
     tracker: Literal["none", "trackio", "wandb"] = "none"
     """Who is told of every step's figures: nobody, trackio (kept on this machine) or wandb (sent to its server)."""
 

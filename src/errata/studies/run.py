@@ -8,7 +8,7 @@ from pathlib import Path
 
 from errata.analysis.chance import guessed
 from errata.editors.statistics import model_fingerprint
-from errata.edits import Fact
+from errata.edits import EditStream, Fact
 from errata.errors import ErrataError, RunError
 from errata.models import EditableModel
 from errata.probes.rows import Row
@@ -25,7 +25,13 @@ from errata.trajectory import DiskJournal, Trajectory
 __all__ = ["resume", "run"]
 
 
-def run(recipe: Recipe, out: Path, progress: Progress | None = None, model: EditableModel | None = None) -> Path:
+def run(
+    recipe: Recipe,
+    out: Path,
+    progress: Progress | None = None,
+    model: EditableModel | None = None,
+    stream: EditStream | None = None,
+) -> Path:
     """Run a recipe into a new run directory.
 
     Args:
@@ -33,6 +39,7 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None, model: Edit
         out: the run directory; must not hold a run.
         progress: told of every edit.
         model: used instead of loading the recipe's; given back unedited.
+        stream: used instead of reading the recipe's data set; to resume such a run its own `facts.jsonl` is read.
 
     Returns:
         The run directory.
@@ -41,7 +48,7 @@ def run(recipe: Recipe, out: Path, progress: Progress | None = None, model: Edit
     store = RunStore(out)
     if (out / "run.json").exists():
         raise RunError(f"{out} holds a run already. Continue it: errata resume {out}. Or name another --out.")
-    session = open_session(recipe, progress.tell, model)
+    session = open_session(recipe, progress.tell, model, stream)
     with store.lock(), _disk_full_explained(out):
         config = session.recipe.model_dump(mode="json")
         fingerprint = model_fingerprint(session.model)
@@ -68,7 +75,9 @@ def resume(out: Path, progress: Progress | None = None, model: EditableModel | N
     """
     progress = progress or Progress()
     store = RunStore(out)
-    session = open_session(Recipe.model_validate(store.description()["config"]), progress.tell, model)
+    recipe = Recipe.model_validate(store.description()["config"])
+    given = recipe.edits.dataset == "jsonl" and recipe.edits.path is None
+    session = open_session(recipe, progress.tell, model, store.stream() if given else None)
     with store.lock(), _disk_full_explained(out):
         store.check(model_fingerprint(session.model), session.stream, sources(session))
         with tracked(session.recipe.run.tracker, session.recipe.model_dump(mode="json"), out, progress) as told:
@@ -94,7 +103,7 @@ class _Loop:
     def go(self) -> None:
         """Run from where the directory stands to the end of the stream."""
         session, store = self.session, self.store
-        journal = DiskJournal(store.path)
+        journal = DiskJournal(store.path, session.recipe.run.author)
         checkpoint = store.last_checkpoint(journal.step)
         if checkpoint is not None and checkpoint.finished:
             self.progress.tell(f"{store.path} is finished at edit {checkpoint.step}.")
@@ -124,7 +133,7 @@ class _Loop:
 
     def _follow(self, journal: DiskJournal, *, first: bool) -> None:
         session, guard, watch = self.session, self.trajectory.guard, self.watch
-        facts = {fact.id: fact for fact in session.stream.facts}
+        self.facts = facts = {fact.id: fact for fact in session.stream.facts}
         start = self.trajectory.step
         self.edited = [facts[e.id] for e in journal.entries if e.applied and e.step <= start]
         self.progress.begin(start, len(session.stream))
@@ -169,6 +178,7 @@ class _Loop:
             rows.clear()
         state = self.trajectory.editor.state_dict()
         undone = self.trajectory.journal.undone
+        self.store.write_quarantine([e for e in self.trajectory.journal.entries if e.step <= step], self.facts)
         self.store.note_peak_memory(self.session.model.device)
         self.store.write_checkpoint(Checkpoint(step, self.trajectory.masters(), state, finished, undone))
 

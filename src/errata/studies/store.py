@@ -20,11 +20,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from errata.edits import EditStream
+from errata.edits import EditStream, Fact
 from errata.edits.jsonl import read_jsonl
 from errata.errors import ErrataError, ResumeError, RunError
 from errata.files import sync_folder, write_aside
 from errata.probes.rows import Row, write_rows
+from errata.trajectory.journal import Entry
 
 __all__ = ["Checkpoint", "RunStore", "describe"]
 
@@ -160,6 +161,17 @@ class RunStore:
     def write_rows(self, probe: str, step: int, rows: Sequence[Row]) -> None:
         """Write one probe's rows up to `step` as one Parquet part."""
         write_rows(self.path / "probes" / probe / f"part-{step:06d}.parquet", rows)
+
+    def write_quarantine(self, entries: Sequence[Entry], facts: Mapping[str, Fact]) -> None:
+        """Write the facts that were refused or failed, each with the reason; no file where there are none."""
+        lines = [
+            {"edit": e.edit, "reason": e.verdict, "fact": facts[e.id].to_mapping()}
+            for e in entries
+            if e.status in ("rolled-back", "failed")
+        ]
+        if lines:
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            write_aside(self.path / "quarantine.jsonl", text.encode())
 
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint aside, rename it into place, then drop the oldest."""

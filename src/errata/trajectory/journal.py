@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from errata.editors.update import Update
 from errata.errors import RunError
-from errata.files import sync_folder, write_aside
+from errata.files import append_lines, write_aside
 
 __all__ = ["DiskJournal", "Entry", "Journal", "Start"]
 
@@ -146,19 +147,23 @@ class DiskJournal(Journal):
     """Keep entries in `journal.jsonl` and updates in `updates/`; what the file holds is what happened.
 
     A batch's lines are written in one call and flushed; a torn or incomplete last batch, as a crash leaves it, is cut
-    off when the journal is opened.
+    off when the journal is opened. When a batch was made or taken back, and by whom, stands in `ledger.jsonl`, apart
+    from what identical runs have in common; it is written before the journal's line, so that no edit is without.
 
     Args:
         run: the run directory.
+        author: who makes the edits, as they wish to be called; nothing is looked up.
         mend: whether to cut; not beside a process that may be writing, whose half-written batch is only passed over.
 
     Raises:
         RunError: when the journal is damaged before its last batch.
     """
 
-    def __init__(self, run: Path, *, mend: bool = True) -> None:
+    def __init__(self, run: Path, author: str = "", *, mend: bool = True) -> None:
         super().__init__()
         self._file = run / "journal.jsonl"
+        self._ledger = run / "ledger.jsonl"
+        self._author = author
         self._folder = run / "updates"
         if self._file.exists():
             self._recover(mend)
@@ -207,18 +212,7 @@ class DiskJournal(Journal):
         write_aside(self._path(step), save(update.tensors()))
 
     def _append(self, lines: Sequence[Mapping[str, object]]) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
-        # Unbuffered: Python's buffer would write the rest of a failed batch once more while the file is closed.
-        with self._file.open("ab", buffering=0) as f:
-            start = f.seek(0, os.SEEK_END)
-            try:
-                # A crash on the way leaves a prefix of the batch, which the next opening cuts off.
-                while data:
-                    data = data[f.write(data) :]
-                os.fsync(f.fileno())
-            except BaseException:
-                f.truncate(start)
-                raise
-        if not start:
-            sync_folder(self._file.parent)
+        what = {"undo": lines[0]["undo"]} if "undo" in lines[0] else {"step": lines[-1]["step"]}
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        append_lines(self._ledger, [{**what, "at": at, "author": self._author}])
+        append_lines(self._file, lines)

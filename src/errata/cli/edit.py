@@ -1,0 +1,133 @@
+"""errata edit."""
+
+import json
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from errata.analysis.correction import Correction
+
+__all__ = ["edit"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+_SHOWN = 40  # facts; all stand in the run directory and in --json
+
+
+def edit(
+    facts: Annotated[Path, typer.Argument(help="Facts: JSON Lines or CSV with subject, prompt, target_new.")],
+    model: Annotated[str, typer.Option(help="A lab model, a directory in Hugging Face layout, or a hub name.")],
+    out: Annotated[Path, typer.Option(help="The run directory to make.")],
+    method: Annotated[str, typer.Option(help="The editing method; see `errata methods`.")] = "memit",
+    guard: Annotated[
+        bool, typer.Option("--guard/--no-guard", help="Judge every update on a canary before it lands.")
+    ] = True,
+    batch_size: Annotated[int, typer.Option(min=1, help="Facts in one update.")] = 1,
+    author: Annotated[str, typer.Option(help="Who makes the edits, as `errata log` is to show it.")] = "",
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave malformed records out and edit the others.")
+    ] = False,
+    override: Annotated[list[str] | None, typer.Option("-o", metavar="KEY=VALUE", help="Override a setting.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved plan and its cost, edit nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Correct a model's facts under guard; show each before and after, what it cost, and how many more are safe."""
+    from errata.cli.terminal import TerminalProgress
+    from errata.studies.correct import correct, correction_recipe, read_facts, readable
+
+    progress = TerminalProgress(out.name)
+    chosen = read_facts(facts, skip_bad=skip_bad, tell=progress.tell)
+    recipe = correction_recipe(
+        model, method, out, len(chosen), batch_size=batch_size, guard=guard, author=author, overrides=override or ()
+    )
+    if dry_run:
+        from errata.edits import EditStream
+        from errata.studies.plan import plan
+
+        planned = plan(recipe, out, EditStream(tuple(chosen), batch_size))
+        typer.echo(planned.as_json() if as_json else str(planned))
+        return
+    from errata.models import load
+
+    asked = recipe.model
+    loaded = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map)
+    chosen = readable(loaded, chosen, skip_bad=skip_bad, tell=progress.tell)
+    try:
+        correct(chosen, recipe, out, loaded, progress)
+    except KeyboardInterrupt:
+        progress.end()
+        begun = (out / "run.json").exists()
+        sys.stderr.write(
+            f"interrupted; go on with: errata resume {out}\n" if begun else "interrupted; nothing was begun.\n"
+        )
+        sys.exit(130)
+    finally:
+        progress.end()
+    show(out, as_json)
+
+
+def show(out: Path, as_json: bool) -> None:
+    """Print the verdict on a run directory of corrections."""
+    from errata.analysis.correction import correction
+    from errata.analysis.frames import load_run
+
+    found = correction(load_run(out))
+    typer.echo(json.dumps(_plain(found, out), ensure_ascii=False) if as_json else _text(found, out))
+
+
+def _plain(found: "Correction", out: Path) -> dict[str, Any]:
+    """Return the verdict as JSON takes it; NaN is null there."""
+    low, high = found.took_interval
+    record = {
+        "run": str(out),
+        "facts": [asdict(fact) for fact in found.facts],
+        "took": found.took,
+        "took_interval": [low, high],
+        "refused": [fact.id for fact in found.refused],
+        "gentler": found.gentler,
+        "damped": found.damped,
+        "costs": {cost.name: {"before": cost.before, "after": cost.after} for cost in found.costs},
+        "room": {**asdict(found.room), "says": str(found.room)},
+    }
+    return {key: _null(value) for key, value in record.items()}
+
+
+def _null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _null(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_null(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _text(found: "Correction", out: Path) -> str:
+    lines = []
+    for fact in found.facts[:_SHOWN]:
+        took = {True: "took", False: "did not take", None: fact.status}[fact.took]
+        state = took if fact.status == "applied" else {"rolled-back": "refused"}.get(fact.status, fact.status)
+        lines += [
+            f"{fact.prompt} … {fact.target}   [{state}{': ' + fact.reason if fact.reason else ''}]",
+            f"  before  {fact.before}   (P {fact.p_before:.3f})",
+            f"  after   {fact.after}   (P {fact.p_after:.3f})",
+        ]
+    if len(found.facts) > _SHOWN:
+        lines.append(f"... and {len(found.facts) - _SHOWN} more: errata log {out}")
+    low, high = found.took_interval
+    lines.append(f"\n{found.took} of {len(found.facts)} facts took (95 % interval {low:.0%} to {high:.0%}).")
+    if found.damped or found.gentler:
+        lines.append(f"The guard made {found.damped} smaller and {found.gentler} with a gentler setting.")
+    if found.refused:
+        names = ", ".join(f"{fact.subject} ({fact.id})" for fact in found.refused[:5])
+        lines.append(f"{len(found.refused)} refused, with the reason in {out / 'quarantine.jsonl'}: {names}")
+    lines += [f"  {cost.name:<36} {cost.before:8.3f} → {cost.after:.3f}" for cost in found.costs]
+    if not math.isnan(found.room.level):
+        lines.append(f"  {'canary, KL in nats':<36} {0:8.3f} → {found.room.level:.3f}   of {found.room.budget:g}")
+    lines += ["", str(found.room)[:1].upper() + str(found.room)[1:]]
+    lines.append(f"next: errata log {out}, errata report {out}, errata export {out} --as lora --out DIR")
+    return "\n".join(lines)
