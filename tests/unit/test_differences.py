@@ -14,7 +14,8 @@ from errata.analysis.curves import summary
 from errata.analysis.differences import differences, grouped
 from errata.analysis.downstream import items_lost
 from errata.analysis.frames import RunFrames, load_run
-from errata.analysis.intervals import bootstrap_nested, mcnemar, paired_difference
+from errata.analysis.intervals import bootstrap_nested, mcnemar, paired_difference, wilson
+from errata.analysis.seeds import figures_over_runs
 from errata.analysis.survival import logrank
 from errata.analysis.verdict import judge
 from errata.edits.check import Check
@@ -22,7 +23,7 @@ from errata.probes import probe_class
 from errata.probes.base import View
 from errata.probes.rows import Row, write_rows
 from errata.probes.tasks.f1 import weighted_f1
-from errata.report.comparisons import differences_table, survival_table
+from errata.report.comparisons import differences_table, runs_table, survival_table
 from errata.report.keys import keys
 from errata.report.methods_table import methods_table
 from errata.report.scorers_table import scorers_table
@@ -140,6 +141,33 @@ def test_runs_that_differ_in_seeds_alone_are_one_group(tmp_path: Path) -> None:
     assert d.low < d.value < d.high
     assert math.isnan(d.p)
     assert len(grouped(runs[:1])) == 1
+    found = figures_over_runs(groups)
+    assert [(f.metric, f.group, f.runs, f.n, f.missing) for f in found] == [
+        ("efficacy.success@now", "rome (3 runs)", 3, 120, 0),
+        ("efficacy.success@now", "memit (3 runs)", 3, 120, 0),
+    ]
+    means = [run.metric("efficacy.success@now")["value"].mean() for run in groups[0].runs]
+    assert found[0].value == pytest.approx(np.mean(means))
+    assert found[0].low < found[0].least < found[0].most < found[0].high
+    assert figures_over_runs(grouped(runs[:1])) == []
+    assert "3 runs, 120 edits" in runs_table(found).markdown()
+
+
+def test_runs_that_disagree_widen_the_interval_over_runs_and_a_dead_one_is_missing(tmp_path: Path) -> None:
+    def run(seed: int, share: float) -> tuple[str, RunFrames]:
+        right = [float(i < 100 * share) for i in range(100)]
+        rows = [*now(right), *items(100, right if share else [NAN] * 100)]
+        return f"s{seed}", write_run(tmp_path / f"s{seed}", rows, seed=seed, hashes=[seed] * 100)
+
+    agree = {f.metric: f for f in figures_over_runs(grouped([run(1, 0.8), run(2, 0.8)]))}["efficacy.success@now"]
+    assert (agree.low, agree.high) == pytest.approx(wilson(160, 200), abs=0.02)
+    apart = {f.metric: f for f in figures_over_runs(grouped([run(3, 1.0), run(4, 0.6), run(5, 0.0)]))}
+    wide = apart["efficacy.success@now"]
+    assert wide.high - wide.low > 4 * (agree.high - agree.low)
+    tasks = apart["downstream.a.accuracy"]
+    assert (tasks.runs, tasks.n, tasks.missing) == (2, 200, 100)
+    assert (tasks.least, tasks.most) == (0.6, 1.0)
+    assert "100 missing" in runs_table([tasks]).markdown()
 
 
 def test_logrank_is_scipys_and_none_without_events() -> None:

@@ -59,7 +59,7 @@ def test_shards_keep_to_their_masks_and_groups_are_merged_when_full() -> None:
     changes = []
     for n in range(9):
         before = memory.present().clone()
-        record = memory.record(torch.full_like(like, n + 1.0), torch.tensor(10.0 + n), 1)
+        record = memory.record(torch.full_like(like, n + 1.0), torch.tensor(10.0 + n))
         assert record["change"].numel() == int(memory.mask(n // 2).sum())
         memory.add(record)
         changes.append(record)
@@ -100,6 +100,20 @@ def test_an_edit_goes_through_the_side_memory_and_an_unrelated_text_does_not(fam
     trajectory.close()
     assert score(model, [(FACTS[0].text, FACTS[0].target_new)]) == before
     assert not model.reads_whole
+
+
+def test_a_batch_is_written_fact_by_fact_each_into_its_own_shard(text: Path) -> None:
+    settings = {"save_every": 2, "merge_every": 2, "steps": 3, "lr": 0.1}
+    together, alone = (begun(tiny_model("gpt2"), text, **settings) for _ in range(2))
+    together.advance(FACTS[:3])
+    for fact in FACTS[:3]:
+        alone.advance([fact])
+    states = [t.editor.state_dict() for t in (together, alone)]
+    assert states[0].keys() == states[1].keys() >= {"change|merged|0", "change|shard|1"}
+    for name, value in states[1].items():
+        assert torch.equal(states[0][name], value) if isinstance(value, torch.Tensor) else states[0][name] == value
+    together.undo(last=3)
+    assert not any(name.startswith("change|") for name in together.editor.state_dict())
 
 
 def test_prompts_below_the_threshold_are_answered_as_before_to_the_bit(text: Path) -> None:

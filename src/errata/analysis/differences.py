@@ -12,10 +12,13 @@ from errata.analysis.curves import KINDS, SCORERS, is_share
 from errata.analysis.frames import RunFrames
 from errata.analysis.intervals import bootstrap_nested, mcnemar, paired_difference
 
-__all__ = ["Difference", "Group", "differences", "grouped"]
+__all__ = ["Difference", "Group", "compared", "differences", "grouped", "units"]
 
 Array = NDArray[np.float64]
-_SEEDS = (("run", "name"), ("run", "seed"), ("edits", "seed"), ("edits", "sample"), ("report", "title"))
+_SEEDS = (
+    *(("run", "name"), ("run", "seed"), ("report", "title")),
+    *(("edits", "seed"), ("edits", "sample"), ("edits", "skip")),
+)
 """Where two runs of one group may differ."""
 
 
@@ -99,15 +102,15 @@ def differences(groups: Sequence[Group], seed: int = 0, level: float = 0.95) -> 
     made = []
     for other in groups[1:]:
         pairs = _pairs(other.runs, groups[0].runs)
-        for metric in _compared(pairs):
+        for metric in compared([run for pair in pairs for run in pair]):
             rng = np.random.default_rng(seed)
             made += _difference(metric, other.label, groups[0].label, pairs, rng, level)
     return made
 
 
-def _compared(pairs: Sequence[tuple[RunFrames, RunFrames]]) -> list[str]:
+def compared(runs: Sequence[RunFrames]) -> list[str]:
     """Return what is compared: every share right after an edit; at the last common step re-tests, facts and items."""
-    measured = {metric for pair in pairs for run in pair for metric in run.metrics()}
+    measured = {metric for run in runs for metric in run.metrics()}
     now = [m for m in measured if m.endswith("@now") and is_share(m)]
     later = [m for m in ("efficacy.exact@retest", "unrelated.exact") if m in measured]
     return [*sorted(now, key=_order), *later, *sorted(m for m in measured if m.endswith(".item"))]
@@ -186,10 +189,15 @@ def _joined(first: RunFrames, second: RunFrames, metric: str) -> tuple[Array, Ar
         if not common:
             return np.array([]), np.array([])
         frames = [frame.filter(pl.col("step") == max(common)) for frame in frames]
+    left, right = map(units, frames)
+    both = left.join(right, on="unit", suffix="_second", maintain_order="left")
+    return both["value"].to_numpy(), both["value_second"].to_numpy()
+
+
+def units(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return unit, value: the mean of each edit's rows, or of each prompt's or item's that belong to no edit."""
     unit = pl.when(pl.col("edit_id") != "").then("edit_id").otherwise("prompt_id").alias("unit")
     known = pl.col("value").drop_nans()
     # An edit with prompts that have no answer is as known as those of its prompts that have one.
     mean = pl.when(known.len() > 0).then(known.mean()).otherwise(float("nan")).alias("value")
-    left, right = (frame.group_by(unit, maintain_order=True).agg(mean) for frame in frames)
-    both = left.join(right, on="unit", suffix="_second", maintain_order="left")
-    return both["value"].to_numpy(), both["value_second"].to_numpy()
+    return rows.group_by(unit, maintain_order=True).agg(mean)

@@ -13,6 +13,7 @@ __all__ = [
     "bootstrap_nested",
     "mcnemar",
     "mean_interval",
+    "over_runs",
     "paired_difference",
     "wilson",
 ]
@@ -103,6 +104,28 @@ def bootstrap_nested(
         means[i] = np.mean([groups[g][rng.integers(0, len(groups[g]), len(groups[g]))].mean() for g in drawn])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def over_runs(
+    groups: Sequence[NDArray[np.float64]], rng: np.random.Generator, level: float = 0.95
+) -> tuple[float, float]:
+    """Bound the mean of several runs' shares, each run with the same weight.
+
+    The interval of all units together (Wilson's for zeros and ones), widened to the nested bootstrap's where the runs
+    differ more among themselves than their units would let them. Runs that agree to the last unit keep a width.
+
+    Args:
+        groups: the units' values of each run, between 0 and 1; none missing.
+        rng: draws the resamples.
+        level: the coverage.
+    """
+    if not groups:
+        return math.nan, math.nan
+    value = float(np.mean([g.mean() for g in groups]))
+    bounds = [mean_interval(np.concatenate(groups), rng, level, share=True)]
+    if len(groups) > 1:
+        bounds.append(bootstrap_nested(groups, rng, level))
+    return min(value, *(low for low, _ in bounds)), max(value, *(high for _, high in bounds))
 
 
 def paired_difference(

@@ -32,13 +32,14 @@ class Form(StrEnum):
 
 
 class Style(StrEnum):
-    """Forms of the table: Table 3 for reading, in Markdown, in LaTeX; or, in Markdown, a row a run, differences
-    between runs on the same edits, or how long their edits live."""
+    """Forms of the table: Table 3 for reading, in Markdown, in LaTeX; or, in Markdown, a row a run, means over runs
+    that differ in seeds alone, differences between runs on the same edits, or how long their edits live."""
 
     text = "text"
     markdown = "markdown"
     latex = "latex"
     methods = "methods"
+    runs = "runs"
     differences = "differences"
     survival = "survival"
 
@@ -89,14 +90,16 @@ def compare(
             "report": str(page),
             "table": made.as_json(),
             "methods": tables.methods.as_json(),
+            "over_runs": tables.runs.as_json(),
             "differences": tables.differences.as_json(),
             "survival": tables.survival.as_json(),
             "runs": verdicts,
         }
         typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
-    elif table in (Style.methods, Style.differences, Style.survival):
+    elif table in (Style.methods, Style.runs, Style.differences, Style.survival):
         chosen: dict[Style, Any] = {
             Style.methods: tables.methods,
+            Style.runs: tables.runs,
             Style.differences: tables.differences,
             Style.survival: tables.survival,
         }
@@ -183,7 +186,7 @@ def _export_comparison(judged: "list[Judged]", tables: "Tables", out: Path) -> N
     export(comparison(judged, table.runs), marks, max(j.verdict.edits for j in judged), out)
     write_aside(out / "table3.md", table.markdown().encode())
     write_aside(out / "table3.tex", table.latex().encode())
-    for name in ("methods", "differences", "survival"):
+    for name in ("methods", "runs", "differences", "survival"):
         write_aside(out / f"{name}.md", getattr(tables, name).markdown().encode())
 
 

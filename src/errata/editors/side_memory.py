@@ -1,15 +1,77 @@
 """Side memories of one weight: changes kept beside it in shards, which are merged when they are full."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from copy import copy
+from typing import Any, Self
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers.activations import ACT2FN
 
 from errata.editors.ties import ties
+from errata.models import EditableModel
+from errata.models.prompts import PromptSpans
 
-__all__ = ["SideMemory"]
+__all__ = ["RECORD", "SideMemory", "activation", "margins", "nonlinearity", "through"]
+
+RECORD = ("change", "activation", "shard", "edits")
+"""What is remembered of one edit."""
+
+
+def through(change: Float[Tensor, "out in"], received: Tensor) -> Tensor:
+    """Return A(x)(W' − W)."""
+    return received.to(change) @ change.T
+
+
+def activation(
+    moved: Float[Tensor, "row pos out"],
+    output: Float[Tensor, "row pos out"],
+    spans: PromptSpans,
+    nonlinearity: Callable[[Tensor], Tensor] | None = None,
+) -> Float[Tensor, " row"]:
+    """Return Δ(x) = ‖A(x)(W' − W)‖, averaged over the tokens of each row's prompt (2405.14768, eq. 3).
+
+    Args:
+        moved: A(x)(W' − W).
+        output: A(x)W, which counts only with a nonlinearity.
+        spans: where each row's prompt begins and ends.
+        nonlinearity: applied to both outputs before their distance is taken, as in the published code.
+    """
+    if nonlinearity is not None:
+        moved = nonlinearity(output + moved) - nonlinearity(output)
+    at = torch.arange(moved.shape[1], device=moved.device)
+    mine = (at >= spans.begins[:, None]) & (at <= spans.ends[:, None])
+    size: Tensor = (moved.norm(dim=-1) * mine).sum(1) / mine.sum(1).clamp(min=1)
+    return size
+
+
+def nonlinearity(model: EditableModel) -> Callable[[Tensor], Tensor]:
+    """Return the function by which the model's feed-forward layers are not linear."""
+    config = model.model.config
+    found: Callable[[Tensor], Tensor] = ACT2FN[getattr(config, "hidden_act", None) or config.activation_function]
+    return found
+
+
+def margins(
+    inside: Float[Tensor, " prompt"], outside: Float[Tensor, " text"], alpha: float, beta: float, gamma: float
+) -> Float[Tensor, ""]:
+    """Return max(0, Δ(x_i) − α) + max(0, β − Δ(x_e)) + max(0, γ − Δ(x_e) + Δ(x_i)) (2405.14768, eq. 4).
+
+    Each is a mean over what is positive in it, as in the published code; 0 when nothing is.
+
+    Args:
+        inside: Δ(x_e), the edit's prompts.
+        outside: Δ(x_i), an irrelevant text.
+        alpha: α.
+        beta: β.
+        gamma: γ.
+    """
+
+    def hinge(x: Tensor) -> Tensor:
+        return x.clamp(min=0).sum() / (x > 0).sum().clamp(min=1)
+
+    return hinge(outside - inside + gamma) + hinge(outside - alpha) + hinge(beta - inside)
 
 
 class SideMemory:
@@ -60,21 +122,28 @@ class SideMemory:
         """Return what the next edit's shard has changed so far."""
         return self.changes.get(f"shard|{self.shard()}", self._like)
 
-    def record(self, change: Float[Tensor, "out in"], activation: Float[Tensor, ""], edits: int) -> dict[str, Tensor]:
-        """Return what to remember, for `add`, of some edits that change their shard's masked entries.
+    def chosen(self, sizes: Float[Tensor, "change row"], ratio: float) -> Int[Tensor, " row"]:
+        """Return by number the change with the largest activation of those above `ratio` times their ε; −1 for none."""
+        needed = ratio * sizes.new_tensor(list(self.least.values()))
+        size, chosen = torch.where(sizes > needed[:, None], sizes, -torch.inf).max(0)
+        return torch.where(size > -torch.inf, chosen, -1)
+
+    def fork(self) -> Self:
+        """Return one that grows by itself; they share the changes so far, into which nothing is ever written."""
+        twin = copy(self)
+        twin.changes, twin.least = dict(self.changes), dict(self.least)
+        return twin
+
+    def record(self, change: Float[Tensor, "out in"], activation: Float[Tensor, ""]) -> dict[str, Tensor]:
+        """Return what to remember (`RECORD`), for `add`, of an edit that changes its shard's masked entries.
 
         Args:
-            change: what they add to W'.
-            activation: the least of theirs.
-            edits: how many they are.
+            change: what it adds to W'.
+            activation: its own.
         """
         shard = self.shard()
-        return {
-            "change": change[self.mask(shard)],
-            "activation": activation.double(),
-            "shard": torch.tensor(shard),
-            "edits": torch.tensor(self.edits + edits),
-        }
+        known = (change[self.mask(shard)], activation.double(), torch.tensor(shard), torch.tensor(self.edits + 1))
+        return dict(zip(RECORD, known, strict=True))
 
     def add(self, memory: Mapping[str, Tensor]) -> None:
         """Add what `record` returned to its shard, and merge the groups that are complete."""

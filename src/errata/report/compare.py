@@ -10,9 +10,10 @@ import polars as pl
 
 from errata.analysis.curves import chance_line, tasks
 from errata.analysis.differences import differences, grouped
+from errata.analysis.seeds import figures_over_runs
 from errata.files import write_aside
 from errata.report.charts import marks_of
-from errata.report.comparisons import Grid, differences_table, survival_table
+from errata.report.comparisons import Grid, differences_table, runs_table, survival_table
 from errata.report.extras import altair
 from errata.report.figures import COLUMNS, Figure, Line, pick, survival_figure
 from errata.report.methods_table import MethodsTable, methods_table
@@ -34,6 +35,10 @@ DIFFERENCES = (
     "Each run against the first, in points of a hundred: the same edits right after they were made, the same facts and "
     "items at the last step that both measured. Not corrected for the number of comparisons."
 )
+RUNS = (
+    "Runs of one method that differ in their seeds, samples or sets of edits alone: the mean of their means, bounded "
+    "over runs and over what was measured in each; at the last step that all of them measured."
+)
 SURVIVAL = (
     "Further edits until half of the edits that were exact when made are not (Kaplan and Meier), and the log-rank test "
     "against the first run."
@@ -42,10 +47,11 @@ SURVIVAL = (
 
 @dataclass(frozen=True)
 class Tables:
-    """The first paper's Table 3, a row a run, paired differences, and how long edits live."""
+    """The first paper's Table 3, a row a run, means over several runs, paired differences, and how long edits live."""
 
     table3: Table3
     methods: MethodsTable
+    runs: Grid
     differences: Grid
     survival: Grid
 
@@ -71,6 +77,7 @@ def compare(paths: Sequence[Path], out: Path, seed: int = 0) -> tuple[Path, Tabl
     tables = Tables(
         table3(judged, seed),
         methods_table(judged, seed),
+        runs_table(figures_over_runs(groups, seed)),
         differences_table(differences(groups, seed)),
         survival_table(groups),
     )
@@ -84,6 +91,7 @@ def compare(paths: Sequence[Path], out: Path, seed: int = 0) -> tuple[Path, Tabl
         table=tables.table3,
         methods=tables.methods,
         grids=(
+            ("Over several runs", RUNS, tables.runs),
             ("Differences on the same edits", DIFFERENCES, tables.differences),
             ("How long edits live", SURVIVAL, tables.survival),
         ),

@@ -8,10 +8,11 @@ from typing import Any
 import polars as pl
 
 from errata.analysis.differences import Difference, Group
+from errata.analysis.seeds import OverRuns
 from errata.analysis.survival import lifetimes, logrank, survival
-from errata.report.words import DASH, number, span
+from errata.report.words import DASH, bounded, number, share, span
 
-__all__ = ["Grid", "differences_table", "survival_table"]
+__all__ = ["Grid", "differences_table", "runs_table", "survival_table"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,26 @@ def differences_table(found: Sequence[Difference]) -> Grid:
         for d in found
     )
     return Grid(columns, rows, tuple(asdict(d) for d in found))
+
+
+def runs_table(found: Sequence[OverRuns]) -> Grid:
+    """Lay out figures over runs: the mean with its interval, the runs' range, and what they are over.
+
+    Args:
+        found: from `errata.analysis.seeds.figures_over_runs`.
+    """
+    columns = ("metric", "of", "mean over runs", "least to most", "over")
+    rows = tuple(
+        (
+            f.metric,
+            f.group,
+            bounded(f.value, f.low, f.high, f.missing),
+            f"{share(f.least)} to {share(f.most)}" if f.runs else DASH,
+            f"{f.runs} runs, {f.n:,} {'edits' if '@' in f.metric else 'items'}",
+        )
+        for f in found
+    )
+    return Grid(columns, rows, tuple(asdict(f) for f in found))
 
 
 def survival_table(groups: Sequence[Group]) -> Grid:

@@ -4,20 +4,19 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from random import Random
+from statistics import fmean
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
-from transformers.activations import ACT2FN
 
 from errata.editors.base import Editor
 from errata.editors.contexts import ContextSettings, sample_contexts
 from errata.editors.gradients import Pair, mean_by_edit, target_log_probs
 from errata.editors.irrelevant import IrrelevantTexts
 from errata.editors.settings import EditorSettings
-from errata.editors.side_memory import SideMemory
+from errata.editors.side_memory import RECORD, SideMemory, activation, margins, nonlinearity, through
 from errata.editors.statistics import StatisticsStore
 from errata.editors.text_source import TextSource
 from errata.editors.update import Update
@@ -62,8 +61,7 @@ class WISESettings(EditorSettings):
     norm_constraint: float = Field(default=1.0, gt=0)
     """An entry of W' stays within this of W."""
     activation: Literal["paper", "published"] = "paper"
-    """How an activation is measured: ‖A(x)(W' − W)‖ ("paper"), or after the model's nonlinearity has been applied to
-    both outputs, as the published code does."""
+    """‖A(x)(W' − W)‖ ("paper"), or the distance after the model's nonlinearity, as in the published code."""
     loss_stop: float = Field(default=0.02, ge=0)
     """Stop once the loss is below this."""
     contexts: ContextSettings = ContextSettings(lengths=((5, 5), (10, 5)), starts=("I", "You", "Because", "Yes", "Q: "))
@@ -77,7 +75,8 @@ class WISE(Editor):
 
     W' minimises −log P(o*|x_e) + max(0, Δ(x_i) − α) + max(0, β − Δ(x_e)) + max(0, γ − Δ(x_e) + Δ(x_i)) in a random ρ of
     its entries for each shard of edits; TIES merges shards. Δ is a mean over a prompt's tokens, and a whole text goes
-    the way of its prompt; the published code averages over whatever is read, objects included.
+    the way of its prompt; the published code averages over whatever is read, objects included. Facts of a batch are
+    written one after the other, which is the paper's setting; the published code takes the mean of their losses.
     """
 
     name: ClassVar[str] = "wise"
@@ -92,6 +91,7 @@ class WISE(Editor):
     def prepare(self, model: EditableModel, statistics: StatisticsStore, rng: Random) -> None:
         """Sample prefixes, and read the irrelevant texts."""
         s, self._path = self.settings, model.mlp_out(self.settings.layer)
+        self._nonlinearity = nonlinearity(model) if s.activation == "published" else None
         like, shards = model.weight(self._path), (s.mask_ratio, s.save_every, s.merge_every)
         like, fold = like.to(torch.promote_types(like.dtype, torch.float32)), s.merge == "merge"
         self._memory = SideMemory(like, rng.getrandbits(48), *shards, fold=fold, density=s.density)
@@ -107,11 +107,9 @@ class WISE(Editor):
             nonlocal routes
             if self._asleep or not (memory := self._memory).changes:
                 return output
-            moved = [_through(change, received) for change in memory.changes.values()]
-            needed = self.settings.act_ratio * moved[0].new_tensor(list(memory.least.values()))
-            sizes = torch.stack([self._size(model, output, move, spans) for move in moved])
-            size, chosen = torch.where(sizes > needed[:, None], sizes, -torch.inf).max(0)
-            chosen = torch.where(size > -torch.inf, chosen, -1)
+            moved = [through(change, received) for change in memory.changes.values()]
+            sizes = torch.stack([activation(move, output, spans, self._nonlinearity) for move in moved])
+            chosen = memory.chosen(sizes, self.settings.act_ratio)
             # What continues a prompt goes its way.
             held = routes if len(routes) == len(chosen) else torch.full_like(chosen, -1)
             routes = torch.where(spans.ends == NO_PROMPT, held.to(chosen), chosen)
@@ -120,75 +118,77 @@ class WISE(Editor):
             return output
 
         detach = ExitStack()
-        detach.callback(answer_at(model, model.mlp_out(self.settings.layer), route))
+        detach.callback(answer_at(model, self._path, route))
         detach.callback(setattr, model, "reads_whole", False)
         return detach.close
 
-    def _size(self, model: EditableModel, output: Tensor, moved: Tensor, spans: PromptSpans) -> Float[Tensor, " row"]:
-        """Return Δ, averaged over the tokens of each row's prompt."""
-        if self.settings.activation == "published":
-            config = model.model.config
-            act = ACT2FN[getattr(config, "hidden_act", None) or config.activation_function]
-            moved = act(output + moved) - act(output)
-        at = torch.arange(moved.shape[1], device=moved.device)
-        mine = (at >= spans.begins[:, None]) & (at <= spans.ends[:, None])
-        size: Tensor = (moved.norm(dim=-1) * mine).sum(1) / mine.sum(1).clamp(min=1)
-        return size
-
     def propose(self, model: EditableModel, batch: Sequence[Fact]) -> Update:
-        """Return what the batch changes in its shard of W'."""
+        """Return what each fact changes in its shard of W'; facts of a batch are written one after the other."""
+        memory, touched = self._memory.fork(), set(self._touched)
+        kept, found = dict[str, Tensor](), []
+        self._asleep = True
+        try:
+            for i, fact in enumerate(batch):
+                naming = self._texts.naming([fact])
+                touched.update(naming)
+                record, figures = self._write(model, fact, memory, touched)
+                memory.add(record)
+                found.append(figures)
+                kept |= {f"{name}:{i}": tensor for name, tensor in record.items()}
+                kept[f"touched:{i}"] = torch.tensor(naming, dtype=torch.long)
+        finally:
+            self._asleep = False
+        losses, nlls, sizes = zip(*found, strict=True)
+        diagnostics = {"loss": fmean(losses), "target_probability": math.exp(-fmean(nlls)), "activation": min(sizes)}
+        return Update({}, diagnostics, kept)
+
+    def _write(
+        self, model: EditableModel, fact: Fact, memory: SideMemory, touched: set[int]
+    ) -> tuple[dict[str, Tensor], tuple[float, float, float]]:
+        """Fit W' to a fact; return what to remember, and its loss, −log P(o*|x_e) and Δ(x_e)."""
         s = self.settings
-        before, mask = self._memory.present(), self._memory.mask(self._memory.shard())
+        before, mask = memory.present(), memory.mask(memory.shard())
         side = before.clone().requires_grad_(True)
-        pairs, count = self._pairs(model, batch), len(batch) * len(self._templates)
+        pairs, count = self._pairs(model, fact, memory, touched), len(self._templates)
         ends = torch.tensor([len(prompt) - 1 for prompt, _ in pairs], device=model.device)
         spans = PromptSpans(torch.zeros_like(ends), ends)
         seen: dict[str, Tensor] = {}
 
-        def through(received: Tensor, output: Tensor) -> Tensor:
-            moved = _through(side, received)
-            seen["size"] = self._size(model, output, moved, spans)
+        def add(received: Tensor, output: Tensor) -> Tensor:
+            moved = through(side, received)
+            seen["size"] = activation(moved, output, spans, self._nonlinearity)
             return output + moved.to(output)
 
-        self._asleep = True
-        try:
-            for _ in range(s.steps):
-                with add_to_outputs(model.model, {self._path: through}):
-                    log_probs, rows = target_log_probs(model, pairs)
-                nll = -mean_by_edit(log_probs, rows)[:count].mean()
-                inside, outside = seen["size"][:count], seen["size"][count:].repeat_interleave(len(self._templates))
-                margin = _hinge(outside - inside + s.gamma) + _hinge(outside - s.alpha) + _hinge(s.beta - inside)
-                loss = nll + margin
-                if loss <= s.loss_stop:
-                    break
-                gradient = torch.autograd.grad(loss, side)[0]
-                with torch.no_grad():
-                    side.sub_(s.lr * gradient * mask).clamp_(-s.norm_constraint, s.norm_constraint)
-        finally:
-            self._asleep = False
-        least = inside.detach().reshape(len(batch), -1).mean(1).min()
-        figures = {"loss": loss.item(), "target_probability": math.exp(-nll.item()), "activation": float(least)}
-        memory = self._memory.record(side.detach() - before, least, len(batch))
-        return Update({}, figures, {**memory, "touched": torch.tensor(self._texts.naming(batch), dtype=torch.long)})
+        for _ in range(s.steps):
+            with add_to_outputs(model.model, {self._path: add}):
+                log_probs, rows = target_log_probs(model, pairs)
+            nll = -mean_by_edit(log_probs, rows)[:count].mean()
+            inside, outside = seen["size"][:count], seen["size"][count:]
+            loss = nll + margins(inside, outside, s.alpha, s.beta, s.gamma)
+            if loss <= s.loss_stop:
+                break
+            (gradient,) = torch.autograd.grad(loss, side)
+            with torch.no_grad():
+                side.sub_(s.lr * gradient * mask).clamp_(-s.norm_constraint, s.norm_constraint)
+        size = inside.detach().mean()
+        return memory.record(side.detach() - before, size), (loss.item(), nll.item(), float(size))
 
-    def _pairs(self, model: EditableModel, batch: Sequence[Fact]) -> list[Pair]:
-        """Return every fact behind every prefix with its target, then an irrelevant text for each fact.
+    def _pairs(self, model: EditableModel, fact: Fact, memory: SideMemory, touched: set[int]) -> list[Pair]:
+        """Return a fact behind every prefix with its target, then an irrelevant text.
 
         A text that names a subject edited so far is not irrelevant: to keep its activation low would undo the edit.
         """
-        pairs: list[Pair] = []
-        for fact in batch:
-            target = model.encode_target(fact.target_new)
-            pairs += [(ids, target) for ids in model.encode([t.replace("{}", fact.text, 1) for t in self._templates])]
-            model.check_length(max((p for p, _ in pairs), key=len) + target, f"fact {fact.id!r} behind a prefix")
-        rng = Random(f"{self._memory.seed}-{self._memory.edits}")
-        others = self._texts.draw(len(batch), rng, besides=self._touched.union(self._texts.naming(batch)))
-        return pairs + [(row, row[-1:]) for row in others]
+        target = model.encode_target(fact.target_new)
+        prompts = model.encode([t.replace("{}", fact.text, 1) for t in self._templates])
+        model.check_length(max(prompts, key=len) + target, f"fact {fact.id!r} behind a prefix")
+        (other,) = self._texts.draw(1, Random(f"{memory.seed}-{memory.edits}"), besides=touched)
+        return [*((ids, target) for ids in prompts), (other, other[-1:])]
 
     def remember(self, update: Update) -> None:
-        """Add edits to their shard, merge the shards of a full group, and keep off texts that name their subjects."""
-        self._memory.add(update.memory)
-        self._touched.update(update.memory["touched"].tolist())
+        """Add edits to their shards, merge the shards of a full group, and keep off texts that name their subjects."""
+        for i in range(sum(name.startswith("change:") for name in update.memory)):
+            self._memory.add({name: update.memory[f"{name}:{i}"] for name in RECORD})
+            self._touched.update(update.memory[f"touched:{i}"].tolist())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the side memories, the prefixes, and the seed of masks and irrelevant texts."""
@@ -198,13 +198,3 @@ class WISE(Editor):
         """Restore them."""
         self._memory.load_state_dict(state)
         self._templates, self._touched = list(state["templates"]), set(state["touched"])
-
-
-def _through(change: Float[Tensor, "out in"], received: Tensor) -> Tensor:
-    """Return A(x)(W' − W)."""
-    return received.to(change) @ change.T
-
-
-def _hinge(x: Tensor) -> Tensor:
-    """Return the mean of what is positive; 0 when nothing is."""
-    return x.clamp(min=0).sum() / (x > 0).sum().clamp(min=1)
