@@ -1,6 +1,6 @@
 """Measure a lab model and write its card and its page.
 
-    python scripts/lab_card.py lab-s [--sequence-only]
+    python scripts/lab_card.py lab-s [--sequence-only] [--edits 30] [--sequence 0]
 
 On one core about ten minutes for lab-s and half an hour for lab-m.
 """
@@ -21,6 +21,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(LAB_MODELS))
     parser.add_argument("--sequence-only", action="store_true", help="keep the card's other figures")
+    parser.add_argument("--edits", type=int, default=100, help="single edits of each method")
+    parser.add_argument("--sequence", type=int, help="edits in a sequence, 0 for none; one a person when absent")
     args = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -30,9 +32,9 @@ def main() -> None:
 
     if args.sequence_only:
         card = json.loads((asset_path(args.name) / "card.json").read_text(encoding="utf-8"))
-        figures = {**card, "sequence": follow(args.name, progress=tell)}
+        figures = {**card, "sequence": follow(args.name, args.sequence, progress=tell)}
     else:
-        figures = measure(args.name, progress=tell)
+        figures = measure(args.name, args.edits, args.sequence, progress=tell)
     write_card(figures, Path(__file__).resolve().parents[1] / "docs" / "lab")
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from errata.lab.models import LAB_MODELS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -42,5 +44,5 @@ def test_the_first_lines_of_the_readme_edit_a_fact(python, tmp_path) -> None:
 def test_lab_info_prints_the_cards(python, tmp_path) -> None:
     done = subprocess.run([python.parent / "errata", "lab", "info"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for name in ("lab-s", "lab-s-llama", "lab-m"):
+    for name in LAB_MODELS:
         assert name in done.stdout

@@ -10,7 +10,7 @@ import typer
 __all__ = ["app"]
 
 app = typer.Typer(help="Small models that know a synthetic world completely.", no_args_is_help=True)
-Name = Annotated[str, typer.Argument(help="lab-s, lab-s-llama or lab-m.")]
+Name = Annotated[str, typer.Argument(help="A lab model: lab-s, lab-m, ... (errata lab info).")]
 
 
 @app.command()
@@ -43,9 +43,10 @@ def train(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Of training; the shipped model's by default.")] = None,
 ) -> None:
-    """Train a lab model from nothing, on its own world or on facts of yours."""
+    """Train a lab model as it was trained, on its own world or on facts of yours."""
     from dataclasses import replace
 
+    from errata.errors import ConfigError
     from errata.lab.models import spec_of
     from errata.lab.own_facts import facts_recall, read_facts, world_of
     from errata.lab.train import train as go
@@ -54,6 +55,11 @@ def train(
         sys.stderr.write(f"{step}/{total}  {'  '.join(f'{k} {v:.4g}' for k, v in figures.items())}\n")
 
     spec = spec_of(name)
+    if facts is not None and spec.start:
+        raise ConfigError(
+            f"{name} is {spec.start} trained on, and knows the words of its world alone. For facts of yours name "
+            f"{spec.start}."
+        )
     _made(out)  # whoever cannot write there hears of it before the training
     spec = replace(spec, steps=steps or spec.steps, seed=spec.seed if seed is None else seed)
     if facts is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from errata.lab.dialogue import questions
 from errata.lab.evaluate import UNRELATED_TEXT, recall, task_scores
 from errata.lab.models import asset_path, load_world
 from errata.lab.sequence import edit_in_sequence
@@ -92,6 +93,8 @@ def measure(
         "single_edits": {},
         "sequence": {},
     }
+    if model.tokenizer.chat_template:
+        figures["recall_in_turns"] = recall(model.model, model.tokenizer, questions(world))
     for method in METHODS:
         single = partial(tell, f"{method}, single edits")
         counts = measure_single_edits(model, method, world, n_edits, progress=single)
