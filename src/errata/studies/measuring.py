@@ -56,8 +56,9 @@ def measured(
         batch=tuple(batch),
         edited=tuple(edited),
         final=final,
-        base=trajectory.base(),
-        masters=trajectory.masters(),
+        # By name: the files from which a run goes on keep no order of their own, and rows come in this one.
+        base=dict(sorted(trajectory.base().items())),
+        masters=dict(sorted(trajectory.masters().items())),
     )
     # Kept or not, what enters the first changed block is always computed in the same way: a resumed run is equal.
     with lower.lent(first_changed(view.model, session.editor, view.base)):
