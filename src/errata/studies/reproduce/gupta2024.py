@@ -36,6 +36,8 @@ PROBES = (
     {"name": "drift", "dominant": False, "keys": 0},
 )
 """What is measured after a first edit: what `errata screen` judges by."""
+ITEMS, OTHERS = 40, 80
+"""Items of each of the four tasks, and facts about people whom no run edits. The paper has 200 items a task."""
 EVERY = 10
 """Edits between re-tests of edits and tasks, as in the paper (§3.2, §3.3)."""
 _MEND = ("steps=1000", "lr=5e-4", "rank=64", "alpha=1e-3", "validate_every=50")
@@ -79,8 +81,8 @@ def _recipe(model: str, form: str, n: int, sample: int, out: Path) -> Recipe:
             "probes": [
                 {"name": "proficiency"},
                 {"name": "forgetting", "every": EVERY},
-                {"name": "unrelated", "every": EVERY, "n": 80},
-                {"name": "downstream", "every": EVERY, "n": 40},
+                {"name": "unrelated", "every": EVERY, "n": OTHERS},
+                {"name": "downstream", "every": EVERY, "n": ITEMS},
                 {"name": "perplexity", "every": EVERY, "lines": 50},
                 {"name": "drift", "dominant": False, "keys": 0},
                 {"name": "text", "every": n},

@@ -1,0 +1,176 @@
+"""Claims of a paper: verdicts by rule, figures from rows with a known truth, rows made alone, and shipped recipes."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from errata.cli import app
+from errata.errors import ConfigError, EditDataError
+from errata.models import outline
+from errata.studies import plan as planning
+from errata.studies.recipe import load_recipe
+from errata.studies.reproduce import gupta2024
+from errata.studies.reproduce import measures as m
+from errata.studies.reproduce.claims import compared
+from errata.studies.reproduce.estimates import counted, pooled
+from errata.studies.reproduce.page import Page
+from errata.studies.reproduce.papers import reproduction
+from errata.studies.reproduce.results import Results
+from errata.studies.reproduce.work import Size, matching
+from errata.studies.run import run
+from fake_run import make_run
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+FIRST = {"gupta2024": ("ft-c", "rome", "memit", "mend"), "lin2024": ("mend", "rome", "memit", "grace")}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.75, 0.9, "holds"),
+        (0.5, 0.7, "does not hold"),
+        (0.7, 0.9, "not testable here"),
+        (math.nan, math.nan, "not testable here"),
+    ],
+)
+def test_a_verdict_follows_from_the_whole_interval(low: float, high: float, verdict: str) -> None:
+    assert compared(0.8, low, high, "", at_least=0.75).verdict == verdict
+
+
+def test_four_runs_decide_only_when_they_agree() -> None:
+    assert compared(*counted(4, 4), "", at_least=0.5).verdict == "holds"
+    assert compared(*counted(3, 4), "", at_least=0.5).verdict == "not testable here"
+    assert compared(*counted(0, 4), "", at_least=0.5).verdict == "does not hold"
+
+
+def test_runs_that_differ_widen_an_interval() -> None:
+    same = pooled([np.repeat([0.0, 1.0], 50)] * 4, np.random.default_rng(0))
+    apart = pooled([np.zeros(100), np.zeros(100), np.ones(100), np.ones(100)], np.random.default_rng(0))
+    assert same.value == apart.value == 0.5
+    assert apart.high - apart.low > 3 * (same.high - same.low)
+    missing = pooled([np.array([1.0, math.nan]), np.array([math.nan])], np.random.default_rng(0))
+    assert missing.value == 1.0
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Results:
+    """Two kinds of three samples of the same facts: one collapses early and late, the other not at all."""
+    root = tmp_path_factory.mktemp("runs")
+    places = {}
+    for sample, collapse in enumerate((30, 50, 75)):
+        for kind, at, decay in (("breaks", collapse, 0.004), ("lasts", None, 0.0)):
+            places[f"{kind}/{sample}"] = root / kind / str(sample)
+            make_run(places[f"{kind}/{sample}"], n=100, collapse=at, decay=decay, every=5, every_part=100, seed=sample)
+    return Results(places)
+
+
+def test_collapses_and_their_order_are_found(results: Results) -> None:
+    found = m.collapses("breaks", expected=True, rule="")(results)
+    assert found.value == 1.0
+    assert "30, 50, 75" in found.text
+    assert m.collapses("lasts", expected=True, rule="")(results).value == 0.0
+    longer = m.outlasts("lasts", "breaks", rule="")(results)
+    assert longer.value == 1.0
+    assert m.outlasts("lasts", "lasts", rule="")(results).verdict == "not testable here"
+    vary = m.steps_vary("breaks", rule="")(results)
+    assert vary.value == pytest.approx(75 / 30)
+    assert vary.verdict == "holds"
+
+
+def test_what_is_forgotten_and_lost_is_told_apart_by_kind(results: Results) -> None:
+    more = m.forgets_more("breaks", "lasts", rule="")(results)
+    assert more.verdict == "holds"
+    assert m.forgets_more("lasts", "breaks", rule="")(results).verdict == "does not hold"
+    at_end = m.forgotten_share("breaks", at_least=0.5, rule="", at_end=True)(results)
+    before = m.forgotten_share("breaks", at_least=0.5, rule="")(results)
+    assert at_end.verdict == "holds"
+    assert before.value < at_end.value
+
+
+def test_a_spike_at_the_collapse_is_no_chance_and_a_step_elsewhere_is(results: Results) -> None:
+    spike = m.spikes_at_collapse("breaks", rule="")(results)
+    assert spike.verdict == "holds"
+    assert spike.value > 10
+    assert m.spikes_at_collapse("lasts", rule="")(results).verdict == "not testable here"
+
+
+def test_every_claim_has_its_runs_and_a_name_of_its_own(tmp_path: Path) -> None:
+    paper = reproduction("gupta2024")
+    work = paper.work(Size("lab-s"), tmp_path)
+    assert len({claim.id for claim in paper.claims}) == len(paper.claims)
+    for claim in paper.claims:
+        assert matching(work.runs, [claim]) or matching(work.screens, [claim]), claim.id
+    cells = {claim.cell for claim in paper.claims if claim.cell}
+    columns = {"FT-C", "ROME", "ROME without C", "MEMIT", "MEND"}
+    assert cells == {(row, column) for row in {row for row, _ in cells} for column in columns}
+    assert len(cells) == 30
+    with pytest.raises(ConfigError, match="duration-rome"):
+        paper.chosen(["duration"])
+    with pytest.raises(ConfigError, match="gupta2024"):
+        reproduction("gupta")
+
+
+def test_a_page_without_runs_says_so_and_escapes_what_models_say(results: Results) -> None:
+    paper = reproduction("gupta2024")
+    page = Page.of(paper, Size("lab-s"), paper.claims, Results({}), "errata reproduce gupta2024")
+    assert {row.finding.verdict for row in page.rows} == {"not testable here"}
+    content = json.loads(page.as_json())
+    assert content["claims"][0]["value"] is None
+    assert content["claims"][0]["command"] == "errata reproduce gupta2024 --claim efficacy-ft-c"
+    assert "holds" not in [row["verdict"] for row in content["claims"]]
+
+
+def test_one_row_is_made_alone_from_kept_runs(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(gupta2024, "ITEMS", 2)
+    monkeypatch.setattr(gupta2024, "OTHERS", 4)
+    paper = reproduction("gupta2024")
+    runs = paper.work(Size("lab-s", 2, 1), tmp_path).runs
+    run(runs["ft-c/0"], tmp_path / "runs" / "ft-c" / "0")
+    asked = ["reproduce", "gupta2024", "--edits", "2", "--samples", "1", "--out", str(tmp_path)]
+    made = CliRunner().invoke(app, [*asked, "--claim", "efficacy-ft-c", "--json"])
+    assert made.exit_code == 0, made.output
+    (row,) = json.loads(made.stdout)["claims"]
+    assert row["runs"] == ["ft-c/0"]
+    assert row["value"] == 1.0
+    assert row["verdict"] == "not testable here"  # two edits say little
+    assert row["command"].endswith(f"--edits 2 --samples 1 --out {tmp_path} --claim efficacy-ft-c")
+    planned = CliRunner().invoke(app, [*asked, "--claim", "efficacy-ft-c", "--dry-run", "--json"])
+    assert json.loads(planned.stdout)["missing"] == []
+
+
+@pytest.fixture(scope="module")
+def outlines():
+    """Each architecture built once: a large model's outline takes a second."""
+    made = {}
+
+    def get(name: str, dtype: str = "float32"):
+        return made.setdefault((name, dtype), outline(name, dtype=dtype))
+
+    return get
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.rglob("*.yaml")), ids=lambda file: file.stem)
+def test_every_shipped_recipe_resolves_and_says_what_it_costs(file: Path, outlines, monkeypatch, tmp_path) -> None:
+    def unreachable(edits, model):
+        raise EditDataError("no hub here")
+
+    monkeypatch.setattr(planning, "outline", outlines)
+    if load_recipe(file).edits.dataset != "lab":
+        monkeypatch.setattr(planning, "load_stream", unreachable)
+    methods = FIRST.get(file.stem.partition("-")[0], ()) if file.parent.name == "papers" else ()
+    for changes in [[], *([f"method.name={name}"] for name in methods)]:
+        if file.stem == "own-facts":
+            changes = ["model.name=lab-s"]
+        if file.stem == "zsre-chat":
+            changes = ["edits.prompt_form=raw"]  # the template is the model's own, whose files are not here
+        made = planning.plan(load_recipe(file, changes), tmp_path / "run")
+        assert made.edits > 0
+        assert made.memory_gb > made.parameters * 2e-9  # no weight is smaller than two bytes
+        assert made.seconds_per_edit >= 0
+        assert not (tmp_path / "run").exists()
+    if file.parent.name == "papers":
+        assert "cuda" in made.remark
