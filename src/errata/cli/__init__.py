@@ -13,12 +13,15 @@ from errata.cli import (
     evaluate,
     export,
     lab,
+    ledger,
+    models,
     parity,
     phases,
     report,
     reproduce,
     run,
     screen,
+    serve,
     sweep,
     trace,
     train,
@@ -39,15 +42,20 @@ app.command("resume")(run.resume)
 app.command("sweep")(sweep.sweep)
 app.command("evaluate")(evaluate.evaluate)
 app.command("edit")(edit.edit)
+app.command("log")(ledger.log)
+app.command("undo")(ledger.undo)
+app.command("diff")(ledger.diff)
+app.command("reapply")(ledger.reapply)
 app.command("report")(report.report)
 app.command("compare")(report.compare)
 app.command("frames")(report.frames)
 app.command("methods")(catalogue.methods)
-app.command("models")(catalogue.models)
+app.command("models")(models.models)
 app.command("datasets")(catalogue.datasets)
 app.command("tasks")(catalogue.tasks)
 app.command("doctor")(doctor.doctor)
 app.command("export")(export.export)
+app.command("app")(serve.serve)
 app.command("screen")(screen.screen)
 app.command("trace")(trace.trace)
 app.command("train")(train.train)

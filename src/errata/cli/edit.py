@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from errata.analysis.correction import Correction
+from errata.cli.plain import plain
 
-__all__ = ["edit"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from errata.analysis.correction import Correction
+    from errata.cli.terminal import TerminalProgress
+    from errata.edits import Fact
+    from errata.studies.recipe import Recipe
+
+__all__ = ["corrected", "edit"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 _SHOWN = 40  # facts; all stand in the run directory and in --json
@@ -39,7 +46,7 @@ def edit(
 ) -> None:
     """Correct a model's facts under guard; show each before and after, what it cost, and how many more are safe."""
     from errata.cli.terminal import TerminalProgress
-    from errata.studies.correct import correct, correction_recipe, read_facts, readable
+    from errata.studies.correct import correction_recipe, read_facts
 
     progress = TerminalProgress(out.name)
     chosen = read_facts(facts, skip_bad=skip_bad, tell=progress.tell)
@@ -53,19 +60,25 @@ def edit(
         planned = plan(recipe, out, EditStream(tuple(chosen), batch_size))
         typer.echo(planned.as_json() if as_json else str(planned))
         return
+    corrected(chosen, recipe, out, progress, skip_bad=skip_bad, as_json=as_json)
+
+
+def corrected(
+    facts: "Sequence[Fact]", recipe: "Recipe", out: Path, progress: "TerminalProgress", *, skip_bad: bool, as_json: bool
+) -> None:
+    """Edit facts into a run directory and print the verdict; an interruption says how to go on."""
     from errata.models import load
+    from errata.studies.correct import correct, readable
 
     asked = recipe.model
-    loaded = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map)
-    chosen = readable(loaded, chosen, skip_bad=skip_bad, tell=progress.tell)
+    model = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map)
+    chosen = readable(model, facts, skip_bad=skip_bad, tell=progress.tell)
     try:
-        correct(chosen, recipe, out, loaded, progress)
+        correct(chosen, recipe, out, model, progress)
     except KeyboardInterrupt:
         progress.end()
-        begun = (out / "run.json").exists()
-        sys.stderr.write(
-            f"interrupted; go on with: errata resume {out}\n" if begun else "interrupted; nothing was begun.\n"
-        )
+        how = f"go on with: errata resume {out}" if (out / "run.json").exists() else "nothing was begun."
+        sys.stderr.write(f"interrupted; {how}\n")
         sys.exit(130)
     finally:
         progress.end()
@@ -95,15 +108,8 @@ def _plain(found: "Correction", out: Path) -> dict[str, Any]:
         "costs": {cost.name: {"before": cost.before, "after": cost.after} for cost in found.costs},
         "room": {**asdict(found.room), "says": str(found.room)},
     }
-    return {key: _null(value) for key, value in record.items()}
-
-
-def _null(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _null(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_null(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    cleaned: dict[str, Any] = plain(record)
+    return cleaned
 
 
 def _text(found: "Correction", out: Path) -> str:

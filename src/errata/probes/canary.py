@@ -48,9 +48,8 @@ class LineCanary:
             each token the most probable one; NaN from a dead model.
         """
         ends, nll = self._read(model)
-        kl = (self._base.exp() * (self._base - ends)).sum(-1).mean()
         found = {
-            "kl": float(kl),
+            "kl": float(self._shifts(ends).mean()),
             "kept": float((ends.argmax(-1) == self._best).double().mean()),
             "perplexity": math.exp(min(nll - self._nll, 700.0)) if math.isfinite(nll) else nll,
         }
@@ -58,6 +57,15 @@ class LineCanary:
             exact = [s.exact for s in score(model, [(fact.text, fact.target_new) for fact in batch])]
             found["target"] = sum(exact) / len(exact)
         return found
+
+    def shifts(self, model: EditableModel) -> list[float]:
+        """Return KL(p₀‖p) after each line, in nats."""
+        found: list[float] = self._shifts(self._read(model)[0]).tolist()
+        return found
+
+    def _shifts(self, ends: Float[Tensor, "line vocab"]) -> Float[Tensor, " line"]:
+        # Rounding leaves a hair below zero where nothing has moved.
+        return (self._base.exp() * (self._base - ends)).sum(-1).clamp(min=0)
 
     @torch.no_grad()
     def _read(self, model: EditableModel) -> tuple[Float[Tensor, "line vocab"], float]:

@@ -16,7 +16,10 @@ from errata.studies.progress import Progress
 from errata.studies.recipe import Recipe, load_recipe
 from errata.studies.run import run
 
-__all__ = ["correct", "correction_recipe", "filled_in", "read_facts", "readable"]
+__all__ = ["GENERATED", "correct", "correction_recipe", "filled_in", "read_facts", "readable"]
+
+GENERATED = "generated"
+"""What the groups of checks begin with that are not the user's own: their answers are the unedited model's."""
 
 _SHOWN = 20  # malformed records, of all that there are
 _MEASURED = 10  # times that what was not edited is asked for along the way
@@ -113,7 +116,9 @@ def filled_in(model: EditableModel, facts: Sequence[Fact], seed: int = 0) -> lis
     for fact in facts:
         paraphrases = fact.paraphrase_prompts or tuple(t.replace("{}", fact.text) for t in templates)
         made = [
-            Check(prompt, (answers[prompt],), kind="locality") for prompt in asked.get(fact.id, ()) if answers[prompt]
+            Check(prompt, (answers[prompt],), kind="locality", group=f"{GENERATED} {number}")
+            for number, prompt in enumerate(asked.get(fact.id, ()), 1)
+            if answers[prompt]
         ]
         whole.append(replace(fact, paraphrase_prompts=paraphrases, checks=(*fact.checks, *made)))
     return whole

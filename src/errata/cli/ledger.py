@@ -1,0 +1,134 @@
+"""errata log, errata undo, errata diff, errata reapply."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from errata.cli.edit import corrected
+from errata.cli.plain import plain
+
+__all__ = ["diff", "log", "reapply", "undo"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Run = Annotated[Path, typer.Argument(metavar="DIR", help="The run directory.")]
+Author = Annotated[str, typer.Option(help="Who does this, as `errata log` is to show it.")]
+
+
+def log(
+    directory: Run,
+    last: Annotated[int | None, typer.Option(min=1, help="Only the last so many edits.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show every edit of a run directory: what, when, by whom, how large, and what the guard said."""
+    from errata.analysis.frames import load_run
+    from errata.analysis.ledger import ledger
+
+    lines = ledger(load_run(directory))[-(last or 0) :]
+    if as_json:
+        typer.echo(json.dumps(plain([asdict(line) for line in lines]), ensure_ascii=False))
+        return
+    for line in lines:
+        who = f"  {line.author}" if line.author else ""
+        size = f"  ‖ΔW‖/‖W₀‖ {line.relative:.3g}" if line.norms else ""
+        canary = f"  canary {line.signals['kl']:.3g}" if "kl" in line.signals else ""
+        back = f"  (taken back {line.undone_at} {line.undone_by})".replace(" )", ")") if line.undone_at else ""
+        typer.echo(f"{line.edit:>5}  {line.at or '(time unknown)'}{who}  {line.status}{back}  {line.id}{size}{canary}")
+        typer.echo(f"       {line.prompt.replace('{}', line.subject)} … {line.target}")
+        if line.verdict:
+            typer.echo(f"       {line.verdict}")
+    if not lines:
+        typer.echo("no edit has been made.")
+
+
+def undo(
+    directory: Run,
+    last: Annotated[int | None, typer.Option(min=1, help="Take back the last so many edits; 1 by default.")] = None,
+    id: Annotated[str | None, typer.Option("--id", help="Take back the edit with this id.")] = None,
+    author: Author = "",
+    as_json: Json = False,
+) -> None:
+    """Take edits back: the weights become what they would be had these never been added."""
+    from errata.errors import ConfigError
+    from errata.studies.ledger import undo as go
+
+    if last is not None and id is not None:
+        raise ConfigError("give --last or --id, not both.")
+    found = go(directory, last=last, id=id, author=author)
+    if as_json:
+        typer.echo(json.dumps(asdict(found), ensure_ascii=False))
+        return
+    typer.echo(f"taken back: {', '.join(found.ids)}. {found.left} edits are in the weights.")
+    if not found.last:
+        typer.echo("later edits were replayed as they were computed, not as they would be computed without it.")
+    if not found.finished:
+        typer.echo("the run had not reached its end; with edits taken back it cannot be resumed.")
+
+
+def diff(
+    directory: Run,
+    begin: Annotated[int, typer.Option("--from", min=0, help="After how many edits; 0 is the unedited model.")] = 0,
+    end: Annotated[int | None, typer.Option("--to", min=0, help="The same; the present by default.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A text file, a prompt a line; by default the prompts edited between the two.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two states of the model on prompts, what moved most first."""
+    from errata.studies.ledger import differences
+
+    found = differences(directory, begin, end, _lines(prompts) if prompts else [])
+    if as_json:
+        typer.echo(json.dumps(plain([asdict(d) for d in found]), ensure_ascii=False))
+        return
+    for d in found:
+        typer.echo(f"{d.prompt}   (KL {d.kl:.3g})\n  step {begin:<6} {d.before}\n  {'then':<11} {d.after}")
+
+
+def _lines(file: Path) -> list[str]:
+    """Return a text file's lines that are not blank."""
+    from errata.errors import ConfigError
+
+    try:
+        return [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"the prompts {file} cannot be read ({e}). Give a UTF-8 text file, a prompt a line.") from e
+
+
+def reapply(
+    directory: Run,
+    model: Annotated[str, typer.Option(help="The new base model.")],
+    out: Annotated[Path, typer.Option(help="The run directory to make.")],
+    method: Annotated[str | None, typer.Option(help="Another editing method than before.")] = None,
+    guard: Annotated[
+        bool, typer.Option("--guard/--no-guard", help="Judge every update on a canary before it lands.")
+    ] = True,
+    refused: Annotated[
+        bool, typer.Option("--refused", help="The refused facts instead of those in the weights.")
+    ] = False,
+    author: Author = "",
+    override: Annotated[list[str] | None, typer.Option("-o", metavar="KEY=VALUE", help="Override a setting.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Propose a run directory's facts anew on another base model; updates are computed again, never copied."""
+    from errata.cli.terminal import TerminalProgress
+    from errata.studies.correct import correction_recipe
+    from errata.studies.edited import recorded_recipe
+    from errata.studies.ledger import facts_to_reapply
+    from errata.studies.store import RunStore
+
+    progress = TerminalProgress(out.name)
+    facts = facts_to_reapply(directory, refused=refused, tell=progress.tell)
+    before = recorded_recipe(RunStore(directory))
+    name = method or before.method.name
+    progress.tell(
+        f"{len(facts)} facts of {directory} are proposed anew on {model} by {name}, with the settings resolved for it: "
+        f"what was computed for {before.model.name} does not fit another model."
+    )
+    size = before.edits.batch_size
+    recipe = correction_recipe(
+        model, name, out, len(facts), batch_size=size, guard=guard, author=author, overrides=override or ()
+    )
+    corrected(facts, recipe, out, progress, skip_bad=True, as_json=as_json)

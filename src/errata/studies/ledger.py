@@ -1,0 +1,151 @@
+"""Take edits of a run directory back, compare its states, and propose its facts anew on another model."""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from errata.edits import Fact
+from errata.errors import RunError
+from errata.models import EditableModel
+from errata.probes.canary import LineCanary
+from errata.probes.generation import generate
+from errata.studies.correct import GENERATED
+from errata.studies.edited import open_edited
+from errata.studies.store import RunStore
+from errata.trajectory import DiskJournal
+
+__all__ = ["Difference", "Undone", "differences", "facts_to_reapply", "undo"]
+
+_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What was taken back.
+
+    Args:
+        ids: of the edits.
+        left: how many edits are in the weights now.
+        last: whether they were the last ones; else the others are replayed without them as they were computed, not as
+            they would be computed without them.
+        finished: whether the run was finished; else it can no longer be resumed.
+    """
+
+    ids: tuple[str, ...]
+    left: int
+    last: bool
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One prompt in two states of a model: how each goes on, and KL between their next tokens, in nats."""
+
+    prompt: str
+    before: str
+    after: str
+    kl: float
+
+
+def undo(directory: Path, *, last: int | None = None, id: str | None = None, author: str = "") -> Undone:
+    """Take back the last edits of a run directory, or one by its id.
+
+    The journal says what is in the weights, and they are rebuilt from it: one flushed line is the undoing, and no model
+    is needed. The weights are then W₀ and the updates that are left, summed in their order: for the last ones exactly
+    what they were before.
+
+    Args:
+        directory: the run directory.
+        last: how many edits, a whole number of batches; 1 where neither is given.
+        id: the id of one edit; its batch must hold no other.
+        author: who takes them back.
+
+    Raises:
+        RunError: when there is no such edit, it shares its update with others, or the directory is in use.
+    """
+    store = RunStore(directory)
+    store.description()
+    with store.lock():
+        journal = DiskJournal(directory, author)
+        chosen = journal.chosen(journal.step, last=last, id=id)
+        applied = [entry for entry in journal.entries if entry.applied]
+        checkpoint = store.last_checkpoint(journal.step)
+        for step in journal.active_steps():
+            journal.update(step)  # what is left must be there to rebuild from
+        journal.undo(sorted({entry.step for entry in chosen}))
+    return Undone(
+        ids=tuple(entry.id for entry in chosen),
+        left=len(applied) - len(chosen),
+        last=chosen[-1].edit == applied[-1].edit,
+        finished=checkpoint is not None and checkpoint.finished,
+    )
+
+
+def differences(
+    directory: Path,
+    begin: int,
+    end: int | None = None,
+    prompts: Sequence[str] = (),
+    *,
+    model: EditableModel | None = None,
+) -> list[Difference]:
+    """Compare two states of a run directory's model on prompts, what moved most first.
+
+    Args:
+        directory: the run directory.
+        begin: after how many edits; 0 is the unedited model.
+        end: the same; the present where it is not given.
+        prompts: what is asked; by default the prompts of the facts edited between the two.
+        model: the unedited base model, where it is loaded already.
+
+    Raises:
+        RunError: when there is no such step, or nothing to ask.
+    """
+    with closing(open_edited(directory, model=model)) as edited:
+        trajectory = edited.trajectory
+        end = trajectory.step if end is None else end
+        low, high = sorted((begin, end))
+        asked = list(dict.fromkeys(prompts or [fact.text for fact in edited.stream.facts[low:high]]))
+        if not asked:
+            raise RunError(f"no edit lies between the steps {begin} and {end}; name prompts to ask: --prompts FILE.")
+        with trajectory.at(begin) as then:
+            before, canary = generate(then, asked, _TOKENS), LineCanary(then, asked)
+        with trajectory.at(end) as now:
+            after, shifts = generate(now, asked, _TOKENS), canary.shifts(now)
+    found = [
+        Difference(prompt, old.strip(), new.strip(), kl)
+        for prompt, old, new, kl in zip(asked, before, after, shifts, strict=True)
+    ]
+    return sorted(found, key=lambda d: (d.kl == d.kl, -d.kl))
+
+
+def facts_to_reapply(
+    directory: Path, *, refused: bool = False, tell: Callable[[str], None] = lambda message: None
+) -> list[Fact]:
+    """Return a run directory's facts, to be proposed anew: those in the weights, or those that were refused.
+
+    Args:
+        directory: the run directory.
+        refused: the refused and failed ones instead.
+        tell: receives one remark on what is left out.
+
+    Raises:
+        RunError: when there is none.
+    """
+    stream = RunStore(directory).stream()
+    entries = {entry.id: entry for entry in DiskJournal(directory, mend=False).entries}
+    wanted = [
+        fact
+        for fact in stream.facts
+        if fact.id in entries
+        and (entries[fact.id].status in ("rolled-back", "failed") if refused else entries[fact.id].applied)
+    ]
+    if not wanted:
+        raise RunError(f"{directory} has no {'refused' if refused else 'applied'} edits to propose anew.")
+    if left := len(stream) - len(wanted):
+        why = "not refused" if refused else "refused, undone or not made"
+        tell(f"{left} of {len(stream)} facts are left out: {why}.")
+    # What the old model answered is no measure of the new one.
+    own = [tuple(check for check in fact.checks if not check.group.startswith(GENERATED)) for fact in wanted]
+    return [replace(fact, checks=checks) for fact, checks in zip(wanted, own, strict=True)]
