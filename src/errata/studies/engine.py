@@ -25,6 +25,7 @@ from errata.studies.store import RunStore
 
 __all__ = ["Job", "Outcome", "begun", "run_all", "settled", "threads_each"]
 
+_INTERRUPTED = "interrupted; called again, it goes on where it was"
 _KEPT_LINES = 200  # of what a process says, in case it fails
 
 
@@ -178,7 +179,7 @@ class _Processes:
         what = ["resume", str(job.out)] if begun(job.out) else ["run", "/dev/stdin", "--out", str(job.out)]
         with self._lock:
             if self._stopped:
-                return Outcome(job, "failed", "interrupted before it began")
+                return Outcome(job, "failed", _INTERRUPTED)
             process = subprocess.Popen(
                 [sys.executable, "-m", "errata", *what, "--json"],
                 env=self._environment,
@@ -205,7 +206,8 @@ class _Processes:
         seconds = time.monotonic() - started
         if process.returncode == 0:
             return Outcome(job, "done", seconds=seconds)
-        return Outcome(job, "failed", _reason("".join(said), process.returncode), seconds)
+        reason = _INTERRUPTED if self._stopped else _reason("".join(said), process.returncode)
+        return Outcome(job, "failed", reason, seconds)
 
     def stop(self) -> None:
         """End what is going on; every finished edit is recorded, at whatever instant a run is stopped."""
