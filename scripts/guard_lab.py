@@ -60,7 +60,7 @@ def cases() -> dict[str, tuple[str, str, str, bool, int]]:
 
 
 def stream_of(kind: str, model: EditableModel, n: int, seed: int) -> EditStream:
-    """Return a stream: one fact of each of n people, or what is made of 40 of them to do harm."""
+    """Return a stream: one fact of each of n people, or what is made of 40 of them (15 where texts are long) to do harm."""
     facts = list(EditStream.build(load_facts("lab", None, model=model.name, seed=seed), n=n).facts)
     rng, few = Random(seed), facts[:40]
     objects = sorted({fact.object for fact in load_world(model.name).facts()})
@@ -73,10 +73,10 @@ def stream_of(kind: str, model: EditableModel, n: int, seed: int) -> EditStream:
         few = [replace(facts[i // 8], id=str(i), target_new=objects[(7 * i) % len(objects)]) for i in range(len(few))]
     elif kind == "long-prompts":
         words = " ".join(load_world(model.name).heldout_text(60)).split()[: model.positions - 40]
-        few = [replace(fact, prompt=f"{' '.join(words)} . {fact.prompt}") for fact in few]
+        few = [replace(fact, prompt=f"{' '.join(words)} . {fact.prompt}") for fact in few[:15]]
     elif kind == "long-targets":
         length = min(LONG, model.positions - 40)
-        few = [replace(fact, target_new=" ".join(rng.choices(objects, k=length))) for fact in few]
+        few = [replace(fact, target_new=" ".join(rng.choices(objects, k=length))) for fact in few[:15]]
     return EditStream(tuple(facts if kind == "plain" else few))
 
 
@@ -94,7 +94,7 @@ def measure(model_name: str, method: str, kind: str, guard: bool, seed: int) -> 
     }
     session = open_session(load_recipe(content), model=model, stream=stream)
     prepare(session)
-    watch = watch_over(model, session.recipe, stream)
+    watch = watch_over(model, session.recipe.guard, stream, seed)
     lines = set(canary_lines(model, "auto", session.recipe.guard.lines, stream.facts, seed))
     before = asked(model, stream.facts, lines)
     trajectory = Trajectory(model, session.proposer, guard=guard_of(session.recipe), judge=watch)
@@ -148,8 +148,8 @@ def share(value: float, n: int) -> str:
 
 def page(out: Path) -> str:
     """Return a table row a case."""
-    heads = ("case", "took at once", "refused", "other setting or size", "unrelated facts", "its lowest", "tasks")
-    heads = (*heads, "canary KL", "CPU s an edit")
+    heads = ["case", "took at once", "refused", "other setting or size", "unrelated facts", "its lowest", "tasks"]
+    heads += ["canary KL", "CPU s an edit"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name in cases():
         if not (out / f"{name}.json").exists():

@@ -11,6 +11,8 @@ from errata.edits import EditStream, Fact
 from errata.errors import ConfigError
 from errata.models import EditableModel
 from errata.probes.generation import generate
+from errata.studies.guarded import watch_over, with_alternatives, with_retry
+from errata.studies.recipe import GuardSection
 from errata.trajectory import Entry, Guard, Trajectory
 
 __all__ = ["EditResult", "edit"]
@@ -63,7 +65,7 @@ def edit(
     method: str = "memit",
     *,
     batch_size: int = 1,
-    guard: Guard | None = None,
+    guard: bool | Guard = True,
     seed: int = 0,
     **settings: Any,
 ) -> EditResult:
@@ -74,7 +76,8 @@ def edit(
         facts: what to teach: `Fact`s, or mappings with subject, prompt and target_new; numbered anew where ids repeat.
         method: an editing method; `errata methods` lists them.
         batch_size: facts in one update.
-        guard: what to do with an edit that would disable the model; by default it is left out.
+        guard: whether each update is judged on a canary before it lands (docs/design/guard.md), and refused where it
+            costs too much; or a `Guard`, which looks at its size alone.
         seed: of everything the method samples.
         settings: the method's settings, over those resolved for the model.
 
@@ -97,11 +100,14 @@ def edit(
     if len({f.id for f in chosen}) < len(chosen):
         chosen = [replace(f, id=str(i)) for i, f in enumerate(chosen)]
     stream = EditStream(tuple(chosen), batch_size)
-    editor = editor_class(method)(resolve_settings(method, model, settings))
+    chosen_settings = resolve_settings(method, model, settings)
+    section = with_retry(GuardSection(enabled=guard is True), chosen_settings)
+    editor = with_alternatives(editor_class(method)(chosen_settings), section)
     editor.prepare(model, StatisticsStore(default_cache()), Random(seed))
     prompts = [f.text for f in chosen]
     before = generate(model, prompts, _TOKENS)
-    trajectory = Trajectory(model, editor, guard=guard or Guard(policy="rollback"))
+    size = guard if isinstance(guard, Guard) else Guard(policy="rollback" if guard else "continue")
+    trajectory = Trajectory(model, editor, guard=size, judge=watch_over(model, section, stream, seed))
     entries: list[Entry] = []
     for _, batch in stream.batches():
         entries += trajectory.advance(batch)

@@ -128,12 +128,13 @@ def recorded_recipe(store: RunStore) -> Recipe:
 def _replayed(session: Session, store: RunStore, ready: bool) -> Trajectory:
     """Apply the journal from the last checkpoint on; from the beginning where edits were taken back since."""
     editor = session.proposer if ready else Recorded(EditorSettings())
-    watch = watch_over(session.model, session.recipe, session.stream) if ready else None
+    recipe = session.recipe
+    watch = watch_over(session.model, recipe.guard, session.stream, recipe.run.seed) if ready else None
     journal = DiskJournal(store.path)
     checkpoint = store.last_checkpoint(journal.step)
     if checkpoint is not None and checkpoint.undone != journal.undone:
         checkpoint = None
-    guard = guard_of(session.recipe)
+    guard = guard_of(recipe)
     trajectory = Trajectory(session.model, editor, guard=guard, judge=watch, journal=journal, start=checkpoint)
     while trajectory.replay():
         pass

@@ -45,12 +45,11 @@ def guard_of(recipe: Recipe) -> Guard:
     return Guard(policy=recipe.run.on_disabled, spike=section.spike, warm_up=section.warm_up)
 
 
-def watch_over(model: EditableModel, recipe: Recipe, stream: EditStream) -> Watch | None:
+def watch_over(model: EditableModel, guard: GuardSection, stream: EditStream, seed: int) -> Watch | None:
     """Read the canary on the unedited model; None where the guard is off."""
-    section = recipe.guard
-    if not section.enabled:
+    if not guard.enabled:
         return None
     with model.form("raw"):
-        lines = canary_lines(model, section.source, section.lines, stream.facts, recipe.run.seed)
+        lines = canary_lines(model, guard.source, guard.lines, stream.facts, seed)
     fields = ("budget", "kept", "perplexity", "pace", "horizon", "condition", "damp")
-    return Watch(Limits(**{name: getattr(section, name) for name in fields}), LineCanary(model, lines), len(stream))
+    return Watch(Limits(**{name: getattr(guard, name) for name in fields}), LineCanary(model, lines), len(stream))

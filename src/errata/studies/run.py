@@ -119,7 +119,8 @@ class _Loop:
     def _go(self, journal: DiskJournal, checkpoint: Checkpoint | None) -> None:
         session = self.session
         prepare(session, self.progress.statistics)
-        guard, self.watch = guard_of(session.recipe), watch_over(session.model, session.recipe, session.stream)
+        recipe, guard = session.recipe, guard_of(session.recipe)
+        self.watch = watch_over(session.model, recipe.guard, session.stream, recipe.run.seed)
         # Without a checkpoint everything is applied and measured again from the unedited model on.
         begin = checkpoint or Checkpoint(0, {}, session.proposer.state_dict())
         self.trajectory = Trajectory(

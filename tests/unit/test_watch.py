@@ -1,0 +1,295 @@
+"""The guard that watches a canary: what it objects to, what it does then, and that a resumed run decides alike."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from errata.editors import registry
+from errata.editors.base import Editor
+from errata.editors.ladder import Ladder
+from errata.editors.settings import EditorSettings
+from errata.editors.update import LowRank, Update
+from errata.edits import EditStream
+from errata.edits.jsonl import read_own
+from errata.errors import ConfigError, NumericalError
+from errata.probes.canary import LineCanary, canary_lines
+from errata.studies.recipe import Recipe, load_recipe
+from errata.studies.run import resume, run
+from errata.trajectory import DiskJournal, Limits, Trajectory, Watch
+from tiny import tiny_facts, tiny_model
+
+LAYER = 1
+FACTS = tiny_facts(9)
+FINE = {"kl": 0.02, "kept": 1.0, "perplexity": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("signals", "level", "left", "said"),
+    [
+        (FINE, 0.02, 10, ""),
+        ({**FINE, "kl": 0.023}, 0.02, 10, ""),
+        ({**FINE, "kl": 0.04}, 0.02, 10, "times an edit's share"),
+        # The same rise fits where fewer edits are to come, and not where nobody knows how many.
+        ({**FINE, "kl": 0.04}, 0.02, 2, ""),
+        ({**FINE, "kl": 0.04}, 0.02, None, "times an edit's share"),
+        ({**FINE, "kl": 0.11}, 0.02, 1, "over the budget of 0.1"),
+        # What is past the budget may still be mended: an edit that lowers the damage passes.
+        ({**FINE, "kl": 0.2, "kept": 0.1, "perplexity": 9.0}, 0.3, 5, ""),
+        ({**FINE, "kl": 0.021, "kept": 0.8}, 0.02, 10, "80% of the canary's answers"),
+        ({**FINE, "kl": 0.021, "perplexity": 2.5}, 0.02, 10, "2.50 times what it was"),
+        ({**FINE, "kl": math.nan}, 0.02, 10, "NaN on the canary"),
+        ({**FINE, "perplexity": math.inf}, 0.02, 10, "NaN on the canary"),
+    ],
+)
+def test_objections(signals: dict[str, float], level: float, left: int | None, said: str) -> None:
+    limits = Limits(budget=0.1, kept=0.9, perplexity=1.1, pace=2.0, horizon=100)
+    objection = limits.objection(signals, level, left)
+    assert said in objection
+    assert bool(objection) is bool(said)
+
+
+class ShoveSettings(EditorSettings):
+    """Settings of the editor below."""
+
+    layer: int = LAYER
+    size: float = 1.0
+    """‖ΔW‖ in hundredths of ‖W₀‖."""
+    harmful: tuple[str, ...] = ()
+    """Ids at which the update is 300 times as large."""
+    breaks: tuple[str, ...] = ()
+    """Ids at which the solve breaks down."""
+
+
+class Shove(Editor):
+    """Propose a rank-one change of a given size, drawn from the fact and from what is remembered."""
+
+    name = "shove"
+    paper = "none"
+    Settings = ShoveSettings
+
+    def __init__(self, settings: ShoveSettings) -> None:
+        self.settings = settings
+        self.remembered: list[int] = []
+
+    def prepare(self, model, statistics, rng) -> None:
+        """Nothing to prepare."""
+
+    def propose(self, model, batch) -> Update:
+        (fact,) = batch
+        if fact.id in self.settings.breaks:
+            raise NumericalError("the system is singular")
+        path = model.mlp_out(self.settings.layer)
+        out, width = model.weight(path).shape
+        generator = torch.Generator().manual_seed(100 * int(fact.id) + len(self.remembered))
+        left, right = (torch.randn(shape, generator=generator) for shape in ((out, 1), (1, width)))
+        factor = 300.0 if fact.id in self.settings.harmful else 1.0
+        scale = 0.01 * factor * self.settings.size * 5.0 / float(left.norm() * right.norm())
+        return Update({path: LowRank(scale * left, right)}, memory={"id": torch.tensor(float(fact.id))})
+
+    def remember(self, update: Update) -> None:
+        self.remembered.append(int(update.memory["id"]))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"remembered": list(self.remembered)}
+
+    def load_state_dict(self, state) -> None:
+        self.remembered = list(state["remembered"])
+
+
+class Told:
+    """A canary that says what it is told for each fact, and notes the weights it was shown."""
+
+    def __init__(self, kl, target=1.0) -> None:
+        self.kl, self.target = kl, target
+        self.seen: list[float] = []
+
+    def measure(self, model, batch) -> dict[str, float]:
+        moved = float((model.weight(model.mlp_out(LAYER)) - tiny_model("gpt2").weight(model.mlp_out(LAYER))).norm())
+        self.seen.append(moved)
+        target = self.target(moved) if callable(self.target) else self.target
+        return {"kl": self.kl(moved), "kept": 1.0, "perplexity": 1.0, "target": target}
+
+
+def watched(kl, *rungs: Shove, target=1.0, damp=(0.5,)) -> Trajectory:
+    limits = Limits(budget=0.1, pace=2.0, damp=damp)
+    editor = Ladder(rungs) if len(rungs) > 1 else rungs[0]
+    return Trajectory(tiny_model("gpt2"), editor, judge=Watch(limits, Told(kl, target), edits=10))
+
+
+def weight(trajectory: Trajectory) -> torch.Tensor:
+    return trajectory.model.weight(trajectory.model.mlp_out(LAYER)).clone()
+
+
+def test_what_costs_little_lands_and_its_signals_are_recorded() -> None:
+    trajectory = watched(lambda moved: 0.1 * moved**2, Shove(ShoveSettings()))
+    (entry,) = trajectory.advance(FACTS[:1])
+    assert (entry.status, entry.verdict, entry.setting, entry.scale) == ("applied", "", 0, 1.0)
+    moved = float((weight(trajectory) - tiny_model("gpt2").weight(trajectory.model.mlp_out(LAYER))).norm())
+    assert entry.signals["kl"] == pytest.approx(0.1 * moved**2)
+
+
+def test_damping_lands_half_of_the_update_when_that_still_teaches() -> None:
+    # 0.05 costs 0.0208, above a pace of 0.02; half of it costs a quarter.
+    whole = watched(lambda moved: 0.0, Shove(ShoveSettings()))
+    whole.advance(FACTS[:1])
+    trajectory = watched(lambda moved: 8.3 * moved**2, Shove(ShoveSettings()))
+    (entry,) = trajectory.advance(FACTS[:1])
+    assert (entry.status, entry.scale) == ("applied", 0.5)
+    assert entry.verdict.startswith("damped to 0.5 of its size, since it would raise the canary's KL")
+    base = tiny_model("gpt2").weight(trajectory.model.mlp_out(LAYER))
+    torch.testing.assert_close(weight(trajectory) - base, (weight(whole) - base) / 2)
+    assert entry.norms[trajectory.model.mlp_out(LAYER)] == pytest.approx(0.025, rel=1e-3)
+
+
+def test_what_damping_unteaches_is_proposed_with_the_next_setting_which_is_kept() -> None:
+    rungs = (Shove(ShoveSettings()), Shove(ShoveSettings(size=0.2)))
+    trajectory = watched(lambda moved: 8.3 * moved**2, *rungs, target=lambda moved: float(moved > 0.04 or moved < 0.02))
+    (first,) = trajectory.advance(FACTS[:1])
+    assert (first.status, first.setting, first.scale) == ("applied", 1, 1.0)
+    assert first.verdict.startswith("made with setting 1, since it would raise")
+    shown = len(trajectory.judge._canary.seen)
+    (second,) = trajectory.advance(FACTS[1:2])
+    assert (second.setting, second.verdict) == (1, "")
+    assert len(trajectory.judge._canary.seen) == shown + 1  # one trial: the dear setting is not tried again
+    assert [rung.remembered for rung in rungs] == [[0, 1], [0, 1]]
+
+
+def test_what_no_setting_mends_is_refused_and_leaves_no_trace() -> None:
+    rungs = (Shove(ShoveSettings(harmful=("1",))), Shove(ShoveSettings(size=0.2, harmful=("1",))))
+    trajectory = watched(lambda moved: 0.05 * moved**2, *rungs)
+    trajectory.advance(FACTS[:1])
+    before = weight(trajectory)
+    (entry,) = trajectory.advance(FACTS[1:2])
+    assert entry.status == "rolled-back"
+    assert entry.verdict.count("; then ") == 1
+    assert torch.equal(weight(trajectory), before)
+    assert [rung.remembered for rung in rungs] == [[0], [0]]
+    assert trajectory.advance(FACTS[2:3])[0].status == "applied"
+    without = watched(lambda moved: 0.05 * moved**2, Shove(ShoveSettings()), Shove(ShoveSettings(size=0.2)))
+    without.advance(FACTS[:1])
+    without.advance(FACTS[2:3])
+    assert torch.equal(weight(trajectory), weight(without))
+
+
+def test_sizes_and_conditions_are_judged_without_a_trial() -> None:
+    trajectory = watched(lambda moved: 0.0, Shove(ShoveSettings(size=1e6)), damp=())
+    (entry,) = trajectory.advance(FACTS[:1])
+    assert entry.status == "rolled-back"
+    assert "times the usual" in entry.verdict
+    assert trajectory.judge._canary.seen == []
+
+
+def test_a_solve_that_breaks_down_is_tried_with_the_next_setting_and_fails_where_all_do() -> None:
+    trajectory = watched(
+        lambda moved: 0.0, Shove(ShoveSettings(breaks=("0", "1"))), Shove(ShoveSettings(breaks=("1",)))
+    )
+    assert trajectory.advance(FACTS[:1])[0].setting == 1
+    (entry,) = trajectory.advance(FACTS[1:2])
+    assert (entry.status, entry.verdict) == ("failed", "the system is singular")
+
+
+def test_the_line_canary_reads_zero_on_the_model_it_was_made_on() -> None:
+    model = tiny_model("gpt2")
+    canary = LineCanary(model, ["Ada Abend was born in", "old houses stand near water and many"])
+    still = canary.measure(model, FACTS[:1])
+    assert (still["kl"], still["kept"], still["perplexity"]) == (0.0, 1.0, 1.0)
+    assert still["target"] in (0.0, 1.0)
+    path = model.mlp_out(LAYER)
+    model.write(path, -3 * model.weight(path))
+    moved = canary.measure(model, ())
+    assert moved["kl"] > 0.01
+    assert moved["perplexity"] != 1.0
+    assert "target" not in moved
+    assert sum(canary.shifts(model)) / 2 == pytest.approx(moved["kl"])
+    model.write(path, torch.full_like(model.weight(path), math.nan))
+    assert math.isnan(canary.measure(model, ())["kl"])
+
+
+def test_no_line_of_a_canary_names_what_is_edited(tmp_path) -> None:
+    model = tiny_model("gpt2")
+    file = tmp_path / "lines.txt"
+    file.write_text("\n".join(f"{fact.text} today" for fact in FACTS) + "\n\nx\n", encoding="utf-8")
+    lines = canary_lines(model, str(file), 32, FACTS[:4])
+    assert sorted(lines) == sorted(f"{fact.text} today" for fact in FACTS[4:])
+    with pytest.raises(ConfigError, match=r"guard\.source"):
+        canary_lines(model, str(file), 32, FACTS)
+    assert len(canary_lines(model, "auto", 12, FACTS)) == 12
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch) -> Recipe:
+    """Nine edits of a tiny model, of which one would disable it, with a canary of eight general lines."""
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group: [type("P", (), {"load": staticmethod(lambda: Shove)})()]
+    )
+    model = tiny_model("gpt2")
+    model.model.save_pretrained(tmp_path / "model")
+    model.tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "facts.jsonl").write_text("".join(json.dumps(f.to_mapping()) + "\n" for f in FACTS), encoding="utf-8")
+    content = {
+        "model": {"name": str(tmp_path / "model")},
+        "method": {"name": "shove", "size": 60.0, "harmful": ["4"]},
+        "edits": {"dataset": "jsonl", "path": str(tmp_path / "facts.jsonl")},
+        "probes": [{"name": "text", "every": 3}],
+        "run": {"name": "r", "checkpoint_every": 2},
+        "guard": {"enabled": True, "lines": 8, "budget": 0.5, "retry": [{"size": 6.0}], "perplexity": 9.0, "kept": 0.5},
+    }
+    return load_recipe(content)
+
+
+def journal(out: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def test_a_run_cut_anywhere_decides_as_one_that_was_not(recipe, tmp_path) -> None:
+    whole = run(recipe, tmp_path / "whole")
+    entries = journal(whole)
+    assert {e["setting"] for e in entries if e["status"] == "applied"} == {0, 1}
+    refused = [e for e in entries if e["status"] == "rolled-back"]
+    assert "4" in {e["id"] for e in refused}
+    for cut in (1, 5):
+        out = tmp_path / f"cut-{cut}"
+        run(recipe, out)
+        lines = (out / "journal.jsonl").read_text().splitlines(keepends=True)
+        (out / "journal.jsonl").write_text("".join(lines[:cut]))
+        for folder in (out / "checkpoints").iterdir():  # those at the end: a run cut here has none so late
+            for file in folder.iterdir():
+                file.unlink()
+            folder.rmdir()
+        (out / "quarantine.jsonl").unlink()
+        resume(out)
+        assert journal(out) == entries
+        for file in (whole / "updates").iterdir():
+            assert (out / "updates" / file.name).read_bytes() == file.read_bytes()
+        assert (out / "quarantine.jsonl").read_bytes() == (whole / "quarantine.jsonl").read_bytes()
+    assert read_own(str(whole / "quarantine.jsonl")) == [FACTS[int(e["id"])] for e in refused]
+    lines = [json.loads(line) for line in (whole / "quarantine.jsonl").read_text().splitlines()]
+    assert [line["reason"] for line in lines] == [e["verdict"] for e in refused]
+
+
+def test_verdicts_are_replayed_not_judged_anew(recipe, tmp_path) -> None:
+    model = tiny_model("gpt2")
+    trajectory = Trajectory(model, Shove(ShoveSettings()), journal=DiskJournal(tmp_path))
+    trajectory.advance(FACTS[:1])
+    trajectory.advance(FACTS[1:2])
+    told = Told(lambda moved: 99.0)
+    again = Trajectory(
+        tiny_model("gpt2"), Shove(ShoveSettings()), judge=Watch(Limits(), told), journal=DiskJournal(tmp_path)
+    )
+    assert torch.equal(weight(again), weight(trajectory))
+    assert told.seen == []
+
+
+def test_the_section_is_checked(tmp_path) -> None:
+    content = {"model": {"name": "lab-s"}, "method": {"name": "rome"}}
+    with pytest.raises(ConfigError, match=r"did you mean 'budget'"):
+        load_recipe({**content, "guard": {"budgett": 1}})
+    stream = EditStream(tuple(FACTS[:1]))
+    recipe = load_recipe({**content, "guard": {"enabled": True, "retry": [{"layr": 1}]}})
+    with pytest.raises(ConfigError, match=r"guard\.retry, number 1: unknown key 'layr'; did you mean 'layer'"):
+        run(recipe, tmp_path / "x", stream=stream)
