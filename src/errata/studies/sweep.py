@@ -101,11 +101,11 @@ def sweep(whole: Sequence[Cell], mine: Sequence[Cell], out: Path, engine: Engine
         RunError: when `out` holds another sweep.
     """
     with _alone(out):
-        write_index(whole, out)
+        _write_index(whole, out)
     outcomes = engine([Job(cell.recipe, out / cell.directory) for cell in mine])
     failed = {o.job.out.name: o.message for o in outcomes if o.status == "failed"}
     with _alone(out):
-        found = summarise(whole, out, failed, seed)
+        found = _summarise(whole, out, failed, seed)
         write_aside(out / "summary.json", (json.dumps(found.as_json(), indent=1, ensure_ascii=False) + "\n").encode())
         lines = BytesIO()
         found.frame().write_csv(lines)
@@ -113,7 +113,7 @@ def sweep(whole: Sequence[Cell], mine: Sequence[Cell], out: Path, engine: Engine
     return found
 
 
-def write_index(whole: Sequence[Cell], out: Path) -> None:
+def _write_index(whole: Sequence[Cell], out: Path) -> None:
     """Write which runs a sweep has; a grid that has grown takes the place of the smaller one.
 
     Raises:
@@ -138,7 +138,7 @@ def write_index(whole: Sequence[Cell], out: Path) -> None:
     write_aside(file, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def summarise(whole: Sequence[Cell], out: Path, failed: Mapping[str, str], seed: int = 0) -> Summary:
+def _summarise(whole: Sequence[Cell], out: Path, failed: Mapping[str, str], seed: int = 0) -> Summary:
     """Sum up the runs of a sweep as they stand; nothing is run.
 
     Args:
