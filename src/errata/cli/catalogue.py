@@ -1,4 +1,4 @@
-"""errata methods, models, datasets, tasks: what there is."""
+"""errata methods, datasets, tasks: what there is."""
 
 import json
 from textwrap import wrap
@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-__all__ = ["datasets", "methods", "models", "tasks"]
+__all__ = ["datasets", "methods", "tasks"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str | None, typer.Argument(help="Show one of them in full.")]
@@ -35,20 +35,6 @@ def methods(name: Name = None, as_json: Json = False) -> None:
     else:
         for record in records:
             typer.echo(f"{record['name']:<16}{record['summary']}")
-
-
-def models(as_json: Json = False) -> None:
-    """List the lab models and the architecture families that can be edited."""
-    from errata.lab.models import LAB_MODELS
-    from errata.models.families import FAMILIES
-
-    records = [{"name": n, "kind": "lab", "family": spec.architecture} for n, spec in LAB_MODELS.items()]
-    records += [{"name": f.name, "kind": "family", "family": ", ".join(f.model_types)} for f in FAMILIES]
-    if as_json:
-        typer.echo(json.dumps(records, indent=1))
-    else:
-        for record in records:
-            typer.echo(f"{record['name']:<16}{record['kind']:<8}{record['family']}")
 
 
 def datasets(

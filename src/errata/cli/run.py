@@ -54,6 +54,8 @@ def resume(
 
 def _finish(work: Callable[["TerminalProgress"], Path], directory: Path, as_json: bool) -> None:
     """Do the work, then say where things are; an interruption says how to go on."""
+    from errata.analysis.advice import few_taken
+    from errata.analysis.frames import load_run
     from errata.cli.terminal import TerminalProgress
     from errata.trajectory import DiskJournal
 
@@ -70,6 +72,8 @@ def _finish(work: Callable[["TerminalProgress"], Path], directory: Path, as_json
         sys.exit(130)
     finally:
         progress.end()
+    for remark in few_taken(load_run(directory)):
+        sys.stderr.write(f"warning: {remark}\n")
     entries = DiskJournal(directory).entries
     statuses = dict(Counter(e.status for e in entries))
     if as_json:

@@ -20,7 +20,7 @@ from errata.errors import ConfigError
 from errata.models import EditableModel
 from errata.validation import explain
 
-__all__ = ["editor_class", "editors", "merge", "published", "resolve_settings"]
+__all__ = ["editor_class", "editors", "merge", "published", "published_models", "resolve_settings"]
 
 
 def editors() -> dict[str, type[Editor]]:
@@ -64,12 +64,17 @@ def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
 def published(model: EditableModel) -> dict[str, Any]:
     """Return the published settings whose `match` fits the model's configuration, per method; {} when none does."""
     config = model.model.config.to_dict()
-    for file in sorted((Path(__file__).parent / "published").glob("*.yaml")):
-        record: dict[str, Any] = yaml.safe_load(file.read_text())
+    for record in published_models().values():
         if all(config.get(k) == v for k, v in record["match"].items()):
             methods_of: dict[str, Any] = record["methods"]
             return methods_of
     return {}
+
+
+def published_models() -> dict[str, dict[str, Any]]:
+    """Return by the model's name what its configuration must `match`, and the published settings of `methods`."""
+    files = sorted((Path(__file__).parent / "published").glob("*.yaml"))
+    return {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) for file in files}
 
 
 def resolve_settings(name: str, model: EditableModel, chosen: Mapping[str, Any] | None = None) -> EditorSettings:

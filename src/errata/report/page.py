@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 import polars as pl
 
+from errata.analysis.advice import few_taken
 from errata.analysis.chance import without_signal
 from errata.analysis.curves import summary
 from errata.analysis.frames import RunFrames, load_run
@@ -67,7 +68,7 @@ def report(path: Path, out: Path | None = None, seed: int = 0) -> tuple[Path, Ju
         run=run,
         title=run.info["config"].get("report", {}).get("title") or run.name,
         verdict=verdict,
-        remarks=without_signal(run),
+        remarks=[*few_taken(run), *without_signal(run)],
         keys=keys(verdict, judged.curves),
         overview=overview(judged.curves),
         figures=drawn,
