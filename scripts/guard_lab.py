@@ -60,7 +60,7 @@ def cases() -> dict[str, tuple[str, str, str, bool, int]]:
 
 
 def stream_of(kind: str, model: EditableModel, n: int, seed: int) -> EditStream:
-    """Return a stream: one fact of each of n people, or what is made of 40 of them (15 where texts are long) to do harm."""
+    """Return a stream: one fact of each of n people, or what is made of 40 (15 where long) of them to do harm."""
     facts = list(EditStream.build(load_facts("lab", None, model=model.name, seed=seed), n=n).facts)
     rng, few = Random(seed), facts[:40]
     objects = sorted({fact.object for fact in load_world(model.name).facts()})

@@ -9,20 +9,17 @@ import pytest
 import torch
 
 from errata.editors import registry
-from errata.editors.base import Editor
 from errata.editors.ladder import Ladder
-from errata.editors.settings import EditorSettings
-from errata.editors.update import LowRank, Update
 from errata.edits import EditStream
 from errata.edits.jsonl import read_own
-from errata.errors import ConfigError, NumericalError
+from errata.errors import ConfigError
 from errata.probes.canary import LineCanary, canary_lines
 from errata.studies.recipe import Recipe, load_recipe
 from errata.studies.run import resume, run
 from errata.trajectory import DiskJournal, Limits, Trajectory, Watch
+from shove import LAYER, Shove, ShovePoint, ShoveSettings
 from tiny import tiny_facts, tiny_model
 
-LAYER = 1
 FACTS = tiny_facts(9)
 FINE = {"kl": 0.02, "kept": 1.0, "perplexity": 1.0}
 
@@ -50,54 +47,6 @@ def test_objections(signals: dict[str, float], level: float, left: int | None, s
     objection = limits.objection(signals, level, left)
     assert said in objection
     assert bool(objection) is bool(said)
-
-
-class ShoveSettings(EditorSettings):
-    """Settings of the editor below."""
-
-    layer: int = LAYER
-    size: float = 1.0
-    """‖ΔW‖ in hundredths of ‖W₀‖."""
-    harmful: tuple[str, ...] = ()
-    """Ids at which the update is 300 times as large."""
-    breaks: tuple[str, ...] = ()
-    """Ids at which the solve breaks down."""
-
-
-class Shove(Editor):
-    """Propose a rank-one change of a given size, drawn from the fact and from what is remembered."""
-
-    name = "shove"
-    paper = "none"
-    Settings = ShoveSettings
-
-    def __init__(self, settings: ShoveSettings) -> None:
-        self.settings = settings
-        self.remembered: list[int] = []
-
-    def prepare(self, model, statistics, rng) -> None:
-        """Nothing to prepare."""
-
-    def propose(self, model, batch) -> Update:
-        (fact,) = batch
-        if fact.id in self.settings.breaks:
-            raise NumericalError("the system is singular")
-        path = model.mlp_out(self.settings.layer)
-        out, width = model.weight(path).shape
-        generator = torch.Generator().manual_seed(100 * int(fact.id) + len(self.remembered))
-        left, right = (torch.randn(shape, generator=generator) for shape in ((out, 1), (1, width)))
-        factor = 300.0 if fact.id in self.settings.harmful else 1.0
-        scale = 0.01 * factor * self.settings.size * 5.0 / float(left.norm() * right.norm())
-        return Update({path: LowRank(scale * left, right)}, memory={"id": torch.tensor(float(fact.id))})
-
-    def remember(self, update: Update) -> None:
-        self.remembered.append(int(update.memory["id"]))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"remembered": list(self.remembered)}
-
-    def load_state_dict(self, state) -> None:
-        self.remembered = list(state["remembered"])
 
 
 class Told:
@@ -223,9 +172,7 @@ def test_no_line_of_a_canary_names_what_is_edited(tmp_path) -> None:
 @pytest.fixture
 def recipe(tmp_path, monkeypatch) -> Recipe:
     """Nine edits of a tiny model, of which one would disable it, with a canary of eight general lines."""
-    monkeypatch.setattr(
-        registry, "entry_points", lambda group: [type("P", (), {"load": staticmethod(lambda: Shove)})()]
-    )
+    monkeypatch.setattr(registry, "entry_points", lambda group: [ShovePoint])
     model = tiny_model("gpt2")
     model.model.save_pretrained(tmp_path / "model")
     model.tokenizer.save_pretrained(tmp_path / "model")

@@ -64,7 +64,7 @@ class Room:
         level: the canary's KL now; NaN where the guard was off.
         budget: the most that it may reach.
         more: edits; None where that is not known.
-        low, high: the 95 % interval; `high` is None where the canary has not been moving.
+        low, high: the 95 % interval; None where, at that end of it, the canary has not been moving.
         basis: from how many edits the pace is taken.
     """
 
@@ -78,10 +78,12 @@ class Room:
     def __str__(self) -> str:
         if math.isnan(self.level):
             return "how many more are safe is unknown: the guard was off, so that no canary was watched."
-        if self.basis < LEAST or self.low is None:
+        if self.basis < LEAST:
             return f"how many more are safe is unknown: too few edits ({self.basis}; {LEAST} are needed)."
+        if self.low is None:
+            return f"the canary has not been moving in the last {self.basis} edits: no limit is seen."
         if self.more is None:
-            return f"the canary has not been moving: more than {self.low} further edits fit into the budget."
+            return f"the canary has hardly been moving: more than {self.low} further edits fit into the budget."
         high = "no limit seen" if self.high is None else str(self.high)
         return (
             f"about {self.more} more edits fit into the budget (95 % interval {self.low} to {high}) at the pace of the "
@@ -212,5 +214,5 @@ def _room(made: Sequence[Mapping[str, Any]], guard: Mapping[str, Any]) -> Room:
     low, high = bootstrap_mean(recent, np.random.default_rng(0))
     size = made[0]["step"] - made[0]["edit"] + 1
     count = [size * left / pace if pace > 0 else None for pace in (float(recent.mean()), high, low)]
-    more, least, most = (None if c is None else math.floor(c) for c in count)
+    more, least, most = (None if c is None else math.floor(c + 1e-6) for c in count)  # sums of floats fall a hair short
     return Room(levels[-1], budget, more, least, most, len(recent))

@@ -8,6 +8,7 @@ from typing import Any
 
 from errata.editors.contexts import ContextSettings, sample_contexts
 from errata.edits import Check, EditStream, Fact
+from errata.edits.check import foreign_characters
 from errata.edits.jsonl import read_own
 from errata.errors import ConfigError, EditDataError
 from errata.models import EditableModel
@@ -100,7 +101,7 @@ def filled_in(model: EditableModel, facts: Sequence[Fact], seed: int = 0) -> lis
         seed: of the sampled sentences and of the choice of neighbors.
     """
     rng = Random(seed)
-    templates = sample_contexts(model, _PREFIXES, rng)
+    templates = [_clean(template) for template in sample_contexts(model, _PREFIXES, rng)]
     edited = {(fact.subject.lower(), fact.prompt) for fact in facts}
     subjects = list(dict.fromkeys(fact.subject for fact in facts))
     asked: dict[str, list[str]] = {}
@@ -111,7 +112,7 @@ def filled_in(model: EditableModel, facts: Sequence[Fact], seed: int = 0) -> lis
             asked[fact.id] = [fact.prompt.replace("{}", subject) for subject in chosen]
     prompts = list(dict.fromkeys(prompt for found in asked.values() for prompt in found))
     texts = generate(model, prompts, _ANSWER)
-    answers = {prompt: next(iter(text.split()), "") for prompt, text in zip(prompts, texts, strict=True)}
+    answers = {prompt: next(iter(_clean(text).split()), "") for prompt, text in zip(prompts, texts, strict=True)}
     whole = []
     for fact in facts:
         paraphrases = fact.paraphrase_prompts or tuple(t.replace("{}", fact.text) for t in templates)
@@ -122,6 +123,11 @@ def filled_in(model: EditableModel, facts: Sequence[Fact], seed: int = 0) -> lis
         ]
         whole.append(replace(fact, paraphrase_prompts=paraphrases, checks=(*fact.checks, *made)))
     return whole
+
+
+def _clean(text: str) -> str:
+    """Return what a model wrote without the characters that no fact may hold."""
+    return "".join(" " if foreign_characters(character) else character for character in text)
 
 
 def correction_recipe(
