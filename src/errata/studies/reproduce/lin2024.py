@@ -120,15 +120,20 @@ def _recipe(model: str, kind: str, variant: Variant, n: int, skip: int, number: 
 def about(size: Size) -> Sequence[str]:
     """Say what figures of this size can and cannot say."""
     spec, n = spec_of(size.model), _edits(size)
+    sets = (
+        f"each kind of run is made with {size.samples} disjoint sets of edits"
+        if size.samples > 1
+        else "one set of edits was used, so that no interval says how far sets differ"
+    )
     return (
         f"{size.model} is a GPT-2 of {spec.layers} blocks and width {spec.width} that knows a synthetic world of "
         f"{spec.people} people completely. Each run makes {n} edits of another person each, one at a time unless it "
-        f"says otherwise; each kind of run is made with {size.samples} disjoint sets of edits. The paper edits "
+        f"says otherwise; {sets}. The paper edits "
         "Llama-2-7b, -7b-chat and -13b with 100 samples of zsRE in three disjoint sets.",
         f"Capability stands for the paper's average of eight sets. It is the share of {5 * _ITEMS} items that are "
         f"right: {_ITEMS} of each of the lab's four tasks, and as many facts that nobody edited, since MMLU and "
         "CommonsenseQA ask for knowledge. *Lost* is relative to the unedited model; an item that is not answered is "
-        "lost. Individual scores test each edit right after it is made, sequential ones all edits on the final "
+        "lost, and half of a task's are right by guessing. Individual scores test each edit right after it is made, sequential ones all edits on the final "
         "model; an edit is there when every token of its object is the most probable one.",
         "What such models can say: whether a pattern belongs to the methods, which are the published ones. What they "
         "cannot: after how many edits a Llama breaks, or that a claim which does not hold here is wrong there. The "
