@@ -133,8 +133,9 @@ def about(size: Size) -> Sequence[str]:
         f"Capability stands for the paper's average of eight sets. It is the share of {5 * _ITEMS} items that are "
         f"right: {_ITEMS} of each of the lab's four tasks, and as many facts that nobody edited, since MMLU and "
         "CommonsenseQA ask for knowledge. *Lost* is relative to the unedited model; an item that is not answered is "
-        "lost, and half of a task's are right by guessing. Individual scores test each edit right after it is made, sequential ones all edits on the final "
-        "model; an edit is there when every token of its object is the most probable one.",
+        "lost, and half of a task's are right by guessing. Individual scores test each edit right after it is made, "
+        "sequential ones all edits on the final model; an edit is there when every token of its object is the most "
+        "probable one.",
         "What such models can say: whether a pattern belongs to the methods, which are the published ones. What they "
         "cannot: after how many edits a Llama breaks, or that a claim which does not hold here is wrong there. The "
         "lab's tasks hang on few words each; its facts are decided at the subject's last token, after one block, "
