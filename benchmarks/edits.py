@@ -1,6 +1,7 @@
 """Seconds an edit: ROME and r-ROME, MEMIT, AlphaEdit and EMMET, one at a time and in a batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from benchmarks.plain import PlainMEMIT, PlainROME
 from benchmarks.shapes import Size, random_facts, random_model, text_file
 from benchmarks.tables import Table, distance, seconds, spread, times
+from benchmarks.taught import taught_facts, taught_model
 from errata.editors.closed_form import ClosedForm
 from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore
@@ -18,18 +20,47 @@ from errata.edits import Fact
 from errata.models import EditableModel
 from errata.trajectory import Trajectory
 
-__all__ = ["METHODS", "batches", "one_by_one"]
+__all__ = ["METHODS", "Subject", "batches", "one_by_one"]
 
 METHODS = ("rome", "r-rome", "memit", "alphaedit", "emmet")
 _STATISTICS_TOKENS = 1024
+_KINDS = {"plain": "plain", "Errata": "ours", "fast": "fast"}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is edited.
+
+    Args:
+        name: what tables call it.
+        size: of the model.
+        build: makes the model, the same every time.
+        facts: those that are edited, the first to warm up with.
+    """
+
+    name: str
+    size: Size
+    build: Callable[[], EditableModel]
+    facts: Sequence[Fact]
+
+    @classmethod
+    def random(cls, size: Size, n: int, dtype: torch.dtype = torch.float32) -> "Subject":
+        """A model of random weights, and n facts of words it has never seen beside one to warm up with."""
+        return cls(size.name, size, lambda: random_model(size, dtype), random_facts(size, n + 1))
+
+    @classmethod
+    def taught(cls, size: Size, n: int, folder: Path, known: int = 48) -> "Subject":
+        """A model that has learned facts by heart, of which n are edited beside one to warm up with."""
+        facts = taught_facts(size, known)
+        return cls(f"{size.name}-taught", size, lambda: taught_model(size, facts, folder), facts[: n + 1])
 
 
 class _Bench:
     """A fresh model with a prepared editor and the plain implementation beside it."""
 
-    def __init__(self, size: Size, method: str, folder: Path, dtype: torch.dtype, **chosen: Any) -> None:
-        self.model: EditableModel = random_model(size, dtype)
-        text = text_file(folder, size, _STATISTICS_TOKENS)
+    def __init__(self, subject: Subject, method: str, folder: Path, **chosen: Any) -> None:
+        self.model = subject.build()
+        text = text_file(folder, subject.size, _STATISTICS_TOKENS)
         settings: dict[str, Any] = {"statistics": {"source": str(text)}, **chosen}
         if method == "alphaedit":
             # A random model's keys are short: the published threshold is for keys of length 1 and more.
@@ -60,86 +91,123 @@ class _Bench:
             }
         return PlainMEMIT(self.model, s, templates, self.method, matrices)
 
+    def warmed(self, fact: Fact) -> PlainROME | PlainMEMIT:
+        """Return the yardstick after it has passed once through all that it does, with two steps a value."""
+        plain = self.plain()
+        settings = plain.settings
+        brief = settings.value.model_copy(update={"steps": 2})
+        plain.settings = settings.model_copy(update={"value": brief})
+        plain.propose([fact])
+        plain.forget()
+        plain.settings = settings
+        return plain
 
-def one_by_one(
-    size: Size, methods: Mapping[str, int], folder: Path, dtype: torch.dtype = torch.float32, **chosen: Any
-) -> Table:
+
+class _Counted:
+    """Count passes through the head: in an edit of ours, the evaluations of the loss."""
+
+    def __init__(self, model: EditableModel) -> None:
+        self._head = model.head
+        self.passes = 0
+
+    def _count(self, *_: Any) -> None:
+        self.passes += 1
+
+    def __enter__(self) -> "_Counted":
+        self._handle = self._head.register_forward_hook(self._count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+
+def one_by_one(subject: Subject, methods: Sequence[str], folder: Path, **chosen: Any) -> Table:
     """Edit facts one after another; the plain implementation and Errata take turns on the same weights.
 
     Args:
-        size: of the model.
-        methods: which, and how many facts each.
-        folder: for text and statistics.
-        dtype: precision of the weights.
+        subject: model and facts.
+        methods: names.
+        folder: for text, statistics and weights.
         chosen: settings of all methods, in place of their defaults.
     """
     measured = []
-    for method, repeats in methods.items():
-        bench = _Bench(size, method, folder, dtype, **chosen)
-        plain = bench.plain()
+    warm, *facts = subject.facts
+    for method in methods:
+        bench = _Bench(subject, method, folder, **chosen)
+        plain = bench.warmed(warm)
         trajectory = Trajectory(bench.model, bench.editor)
-        warm, *facts = random_facts(size, repeats + 1)
         first, _ = seconds(lambda t=trajectory, f=warm: t.propose([f]))  # factors what later edits share
-        record: dict[str, Any] = {"size": size.name, "method": method, "first": first, "plain": [], "ours": []}
-        record["error"] = []
+        record: dict[str, Any] = {"size": subject.name, "method": method, "first": first, "plain": [], "ours": []}
+        record |= {"error": [], "evaluations": {"plain": [], "ours": []}}
         for fact in facts:
+            before = plain.evaluations
             took, wanted = seconds(lambda p=plain, f=fact: p.propose([f]))
             record["plain"].append(took)
-            took, entries = seconds(lambda t=trajectory, f=fact: t.advance([f]))
+            record["evaluations"]["plain"].append(plain.evaluations - before)
+            with _Counted(bench.model) as counted:
+                took, entries = seconds(lambda t=trajectory, f=fact: t.advance([f]))
             record["ours"].append(took)
+            record["evaluations"]["ours"].append(counted.passes)
             record["error"].append(_worst(trajectory.journal.update(entries[0].step).changes, wanted))
-        record["parts"] = {part: total / repeats for part, total in plain.seconds.items()}
-        record["fast"] = _fast(_Bench(size, method, folder, dtype, fast=True, **chosen), [warm, *facts])
+        record["parts"] = {part: total / len(facts) for part, total in plain.seconds.items()}
+        record["fast"], record["evaluations"]["fast"] = _fast(
+            _Bench(subject, method, folder, fast=True, **chosen), subject
+        )
         measured.append(record)
-    return _table(f"edits-{size.name}", measured)
+    return _table(f"edits-{subject.name}", measured)
 
 
-def _fast(bench: _Bench, facts: Sequence[Fact]) -> list[float]:
+def _fast(bench: _Bench, subject: Subject) -> tuple[list[float], list[int]]:
     trajectory = Trajectory(bench.model, bench.editor)
-    trajectory.propose(facts[:1])
-    return [seconds(lambda f=fact: trajectory.advance([f]))[0] for fact in facts[1:]]
+    trajectory.propose(subject.facts[:1])
+    took, passes = [], []
+    for fact in subject.facts[1:]:
+        with _Counted(bench.model) as counted:
+            took.append(seconds(lambda f=fact: trajectory.advance([f]))[0])
+        passes.append(counted.passes)
+    return took, passes
 
 
 def batches(
     size: Size,
-    counts: dict[str, int],
+    counts: Mapping[str, int],
     sample: int,
+    repeats: int,
     folder: Path,
     dtype: torch.dtype = torch.float32,
     **chosen: Any,
 ) -> Table:
     """Edit batches of facts.
 
-    The plain implementation goes through values and keys one fact after another, so it is timed on a small batch, whose
-    update is compared; in its seconds an edit, the solves are divided among as many edits as Errata's batch has.
+    The plain implementation goes through values one fact after another, so it is timed on a small batch, whose update
+    is compared; in its seconds an edit, the solves are divided among as many edits as Errata's batch has.
 
     Args:
         size: of the model.
         counts: the size of Errata's batch for each method.
         sample: the size of the plain implementation's.
+        repeats: how often each batch is edited.
         folder: for text and statistics.
         dtype: precision of the weights.
         chosen: settings of all methods, in place of their defaults.
     """
     measured = []
     for method, count in counts.items():
-        bench = _Bench(size, method, folder, dtype, **chosen)
-        plain = bench.plain()
-        facts = random_facts(size, count)
-        bench.editor.propose(bench.model, facts[:1])  # factors what later edits share
-        ours, _ = seconds(lambda b=bench, f=facts: b.editor.propose(b.model, f))
-        few = facts[:sample]
-        wanted = plain.propose(few)
-        each = (plain.seconds["values"] + plain.seconds["keys"]) / sample + plain.seconds["solve"] / count
-        measured.append(
-            {
-                "size": size.name,
-                "method": f"{method}, {count} at once",
-                "plain": [each],
-                "ours": [ours / count],
-                "error": [_worst(bench.editor.propose(bench.model, few).changes, wanted)],
-            }
-        )
+        subject = Subject.random(size, max(count, sample), dtype)
+        bench = _Bench(subject, method, folder, **chosen)
+        warm, *facts = subject.facts
+        plain = bench.warmed(warm)
+        bench.editor.propose(bench.model, [warm])  # factors what later edits share
+        record: dict[str, Any] = {"size": size.name, "method": f"{method}, {count} at once", "plain": [], "ours": []}
+        few, record["error"] = facts[:sample], []
+        for _ in range(repeats):
+            record["ours"].append(seconds(lambda b=bench, f=facts: b.editor.propose(b.model, f))[0] / count)
+            wanted = plain.propose(few)
+            parts = plain.seconds
+            record["plain"].append((parts["values"] + parts["keys"]) / sample + parts["solve"] / count)
+            plain.forget()
+        record["error"].append(_worst(bench.editor.propose(bench.model, few).changes, wanted))
+        measured.append(record)
     return _table(f"batches-{size.name}", measured)
 
 
@@ -152,23 +220,31 @@ def _whole(change: Change) -> torch.Tensor:
 
 
 def _table(name: str, measured: list[dict[str, Any]]) -> Table:
-    with_parts = any("parts" in m for m in measured)
-    with_fast = any("fast" in m for m in measured)
-    columns = [
-        "method",
-        "plain",
-        *(["of it values, keys, solves"] if with_parts else []),
-        "Errata",
-        "",
-        "ΔW differs by",
-    ]
+    alone = any("fast" in m for m in measured)
+    columns = ["method", "plain", "Errata", "", "ΔW differs by"]
+    if alone:
+        columns = [
+            "method",
+            "plain",
+            "of it values, keys, solves",
+            *columns[2:],
+            "fast mode",
+            " ",
+            "evaluations of the loss",
+        ]
     rows = []
     for m in measured:
         row = [m["method"], spread(m["plain"])]
-        if with_parts:
+        if alone:
             row.append(", ".join(f"{m['parts'].get(part, 0.0):.2f}" for part in ("values", "keys", "solve")) + " s")
         row += [spread(m["ours"]), times(m["plain"], m["ours"]), f"{max(m['error']):.0e}"]
-        if with_fast:
-            row += [spread(m["fast"]), times(m["plain"], m["fast"])] if "fast" in m else ["", ""]
+        if alone:
+            taken = m["evaluations"]
+            row += [spread(m["fast"]), times(m["plain"], m["fast"])]
+            row.append(", ".join(f"{what} {_counts(taken[kind])}" for what, kind in _KINDS.items()))
         rows.append(row)
-    return Table(name, [*columns, *(["fast mode", " "] if with_fast else [])], rows, measured)
+    return Table(name, columns, rows, measured)
+
+
+def _counts(values: Sequence[int]) -> str:
+    return str(values[0]) if len(set(values)) == 1 else f"{min(values)} to {max(values)}"

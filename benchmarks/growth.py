@@ -61,7 +61,7 @@ def keys_in_memory(width: int, counts: Sequence[int], near: int, folder: Path) -
     Args:
         width: d of the residual stream; keys have 4 d.
         counts: ascending.
-        near: how many edits are timed at each.
+        near: how many edits are timed before each, as far as there are so many.
         folder: for text and statistics.
     """
     size = Size(f"two layers of {width}", 2, width, max(1, width // 64), 500)

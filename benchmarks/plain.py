@@ -1,8 +1,10 @@
 """The yardstick: the same equations as published code computes them, without anything that makes them quick.
 
-One fact at a time. Every step of an optimisation runs the whole model on whole prompts and makes logits at every
-position; every key is read from a forward pass through the whole model, once a layer; every layer of every edit
-solves a dense float64 system. Updates are written between layers and taken back at the end.
+Values are optimised one fact at a time; every step runs the whole model on whole prompts and makes logits at every
+position. The keys of a batch, under all prefixes, are read from one forward pass through the whole model, once a
+layer; so is what of its values is reached. Every layer of every edit solves a dense system, in float64 but for
+AlphaEdit, whose code stays in the model's precision and solves for the whole update. Updates are written between
+layers and taken back at the end.
 """
 
 import time
@@ -46,6 +48,12 @@ class _Plain:
         self.templates = list(templates)
         self.seconds: dict[str, float] = {}
         """Seconds spent so far on values, on keys and residuals, and on solving."""
+        self.evaluations = 0
+        """Of the loss, so far."""
+
+    def forget(self) -> None:
+        """Begin anew: no seconds, no evaluations, no past."""
+        self.seconds, self.evaluations = {}, 0
 
     @contextmanager
     def _counted(self, part: str) -> Iterator[None]:
@@ -85,6 +93,7 @@ class _Plain:
                 logits = model.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask).logits
                 log_probs = torch.log_softmax(logits, dim=2)
                 assert initial is not None
+                self.evaluations += 1
                 nll = torch.stack(
                     [
                         -torch.stack([log_probs[row, len(ids) - 1 + j, t] for j, t in enumerate(target)]).mean()
@@ -110,9 +119,9 @@ class _Plain:
         return (initial + delta).detach()
 
     @torch.no_grad()
-    def read(self, path: str, fact: Fact, templates: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return input and output of a module at the subject under every template, after a whole forward pass."""
-        placed = [place(self.model, fact, t) for t in templates]
+    def read(self, path: str, batch: Sequence[Fact], templates: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return input and output of a module at each subject under every template, after one whole forward pass."""
+        placed = [place(self.model, fact, t) for fact in batch for t in templates]
         tokens = self.model.pad([ids for ids, _ in placed])
         seen: list[Tensor] = []
 
@@ -148,11 +157,11 @@ class PlainROME(_Plain):
         layer = self.settings.layer
         path = self.model.mlp_out(layer)
         with self._counted("keys"):
-            keys, outputs = self.read(path, fact, self.templates)
+            keys, outputs = self.read(path, batch, self.templates)
             key, output = keys.mean(0), outputs.mean(0)
             divisor = key
             if not self._one_key:
-                (divisor,), (output,) = self.read(path, fact, ["{}"])
+                (divisor,), (output,) = self.read(path, batch, ["{}"])
         u = self._inverse @ key.double()
         v = self.value(fact, layer, f"{self.model.block_path(layer)}.{self.model.family.mlp}")
         left = (v.double() - output.double()) / (divisor.double() @ u)
@@ -167,7 +176,7 @@ class PlainMEMIT(_Plain):
         settings: the method's.
         templates: its context templates, without the bare one.
         method: "memit", "emmet" or "alphaedit".
-        matrices: of every layer's module: λC, or for AlphaEdit the projector P.
+        matrices: of every layer's module: λC in float64, or for AlphaEdit the projector P.
     """
 
     def __init__(
@@ -180,8 +189,14 @@ class PlainMEMIT(_Plain):
     ) -> None:
         super().__init__(model, settings, templates)
         self._method = method
-        self._matrices = matrices
-        self._past = {path: torch.zeros_like(matrix) for path, matrix in matrices.items()}
+        as_published = model.dtype if method == "alphaedit" else torch.float64
+        self._matrices = {path: matrix.to(as_published) for path, matrix in matrices.items()}
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, with no past keys."""
+        super().forget()
+        self._past = {path: torch.zeros_like(matrix) for path, matrix in self._matrices.items()}
 
     def propose(self, batch: Sequence[Fact]) -> dict[str, Tensor]:
         """Return ΔW (d_out, d_in) of every layer."""
@@ -193,11 +208,11 @@ class PlainMEMIT(_Plain):
         try:
             for i, path in enumerate(kept):
                 with self._counted("keys"):
-                    K = torch.stack([self._key(path, fact) for fact in batch], 1).double()
-                    reached = torch.stack([self.read(top, fact, ["{}"])[1][0] for fact in batch])
-                R = (torch.stack(z) - reached).double().T / (len(layers) - i)
+                    K = self._keys(path, batch)
+                    _, reached = self.read(top, batch, ["{}"])
+                R = (torch.stack(z) - reached).T / (len(layers) - i)
                 with self._counted("solve"):
-                    changes[path] = R @ self._solved(path, K).T
+                    changes[path] = self._change(path, K, R)
                 model.write(path, kept[path] + changes[path].to(kept[path]))
                 if self._method == "alphaedit":
                     self._past[path] += K @ K.T
@@ -206,20 +221,21 @@ class PlainMEMIT(_Plain):
                 model.write(path, weight)
         return changes
 
-    def _key(self, path: str, fact: Fact) -> Tensor:
-        bare, _ = self.read(path, fact, ["{}"])
-        others, _ = self.read(path, fact, self.templates)
-        return (bare.mean(0) + others.mean(0)) / 2
+    def _keys(self, path: str, batch: Sequence[Fact]) -> Tensor:
+        keys, _ = self.read(path, batch, ["{}", *self.templates])
+        keys = keys.reshape(len(batch), -1, keys.shape[1])
+        return ((keys[:, 0] + keys[:, 1:].mean(1)) / 2).T
 
-    def _solved(self, path: str, K: Tensor) -> Tensor:
+    def _change(self, path: str, K: Tensor, R: Tensor) -> Tensor:
         A = self._matrices[path]
-        if self._method == "memit":
-            return dense_solve(A + K @ K.T, K)
         if self._method == "alphaedit":
             identity = self.settings.identity_weight * torch.eye(A.shape[0], dtype=A.dtype)
-            return dense_solve(A @ (self._past[path] + K @ K.T) + identity, A @ K)
+            return torch.linalg.solve(A @ (K @ K.T + self._past[path]) + identity, A @ K @ R.T).T
+        K, R = K.double(), R.double()
+        if self._method == "memit":
+            return R @ dense_solve(A + K @ K.T, K).T
         X = dense_solve(A, K)
         D = K.T @ X
         if K.shape[1] > 1:
             D = D + self.settings.alpha * torch.eye(K.shape[1], dtype=K.dtype)
-        return torch.linalg.solve(D, X.T).T
+        return R @ torch.linalg.solve(D, X.T)

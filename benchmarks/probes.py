@@ -1,6 +1,6 @@
 """Seconds a re-tested fact, with and without text, against one record after another."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from errata.probes.registry import probe_class
 __all__ = ["retests"]
 
 
-def retests(size: Size, records: int, texts: int, new_tokens: int, alone: int) -> Table:
+def retests(size: Size, records: int, texts: int, new_tokens: int, alone: int, repeats: int) -> Table:
     """Ask for every prompt of every fact, as after the last edit, and continue their first prompts.
 
     The plain implementation continues one prompt after another. Code that continues a record's prompts together stands
@@ -28,37 +28,48 @@ def retests(size: Size, records: int, texts: int, new_tokens: int, alone: int) -
         texts: how many prompts of each fact are continued.
         new_tokens: of a continuation.
         alone: for how many prompts one after another is timed; its seconds are scaled to all.
+        repeats: how often everything is timed.
     """
     model = random_model(size)
     facts = random_facts(size, records)
     prompts = [[fact.text, *fact.paraphrase_prompts, *fact.neighborhood_prompts][:texts] for fact in facts]
     flat = [prompt for of_fact in prompts for prompt in of_fact]
-    plain_asking, plain_scores = seconds(lambda: _plain_scores(model, facts))
-    asking, scores = seconds(lambda: _scores(model, facts))
-    one_by_one, said_alone = seconds(lambda: _plain_texts(model, [[prompt] for prompt in flat[:alone]], new_tokens))
-    by_record, said_plainly = seconds(lambda: _plain_texts(model, prompts, new_tokens))
-    saying, said = seconds(lambda: generate(model, flat, new_tokens))
-    one_by_one *= len(flat) / alone
+    took: dict[str, list[float]] = {}
+
+    def timed(what: str, work: Callable[[], Any]) -> Any:
+        spent, result = seconds(work)
+        took.setdefault(what, []).append(spent / records)
+        return result
+
+    for _ in range(repeats):
+        plain_scores = timed("plain scores", lambda: _plain_scores(model, facts))
+        scores = timed("scores", lambda: _scores(model, facts))
+        said_alone = timed("alone", lambda: _plain_texts(model, [[prompt] for prompt in flat[:alone]], new_tokens))
+        said_plainly = timed("by record", lambda: _plain_texts(model, prompts, new_tokens))
+        said = timed("texts", lambda: generate(model, flat, new_tokens))
+    took["alone"] = [spent * len(flat) / alone for spent in took["alone"]]
     off = max(abs(a - b) for a, b in zip(plain_scores, scores, strict=True))
     wrong_alone, wrong = (sum(a != b for a, b in zip(x, said, strict=False)) for x in (said_alone, said_plainly))
+
+    def both(one: str, other: str) -> list[float]:
+        return [a + b for a, b in zip(took[one], took[other], strict=True)]
+
+    ours = both("scores", "texts")
     texts_too = f"13 prompts, and {texts} texts of {new_tokens} tokens"
     lines = [
-        ("13 prompts", plain_asking, asking, f"log P by {off:.0e}"),
-        (texts_too, plain_asking + one_by_one, asking + saying, f"{wrong_alone} of {alone} texts"),
+        ("13 prompts", took["plain scores"], took["scores"], f"log P by {off:.0e}"),
+        (texts_too, both("plain scores", "alone"), ours, f"{wrong_alone} of {alone} texts"),
         (
             "the same, against a record's texts together",
-            plain_asking + by_record,
-            asking + saying,
+            both("plain scores", "by record"),
+            ours,
             f"{wrong} of {len(flat)} texts",
         ),
     ]
-    rows = [
-        [what, spread([plain / records]), spread([ours / records]), times([plain], [ours]), differs]
-        for what, plain, ours, differs in lines
-    ]
+    rows = [[what, spread(plain), spread(own), times(plain, own), differs] for what, plain, own, differs in lines]
     measured: list[dict[str, Any]] = [
-        {"what": what, "plain": plain / records, "ours": ours / records, "off": off, "wrong": wrong_alone + wrong}
-        for what, plain, ours, _ in lines
+        {"what": what, "plain": plain, "ours": own, "off": off, "wrong": wrong_alone + wrong}
+        for what, plain, own, _ in lines
     ]
     return Table("probes", ["of each fact", "plain", "Errata", "", "differs"], rows, measured)
 

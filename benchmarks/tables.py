@@ -22,17 +22,20 @@ class Table:
         columns: headings.
         rows: cells.
         measured: the figures behind them, as JSON values.
+        note: a line below it: when and how it was measured.
     """
 
     name: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     measured: Sequence[dict[str, Any]]
+    note: str = ""
 
     def markdown(self) -> str:
         """Return the table in Markdown."""
         lines = [self.columns, ["---"] * len(self.columns), *self.rows]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        made = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return f"{made}\n\n{self.note}" if self.note else made
 
 
 def fill(page: Path, tables: Sequence[Table]) -> None:
@@ -54,10 +57,11 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Return smallest / median / largest, in seconds; the one value where there is one."""
+    """Return smallest / median / largest, in seconds, and how many they are of; the one value where there is one."""
     if len(values) == 1:
         return _short(values[0])
-    return " / ".join(map(_short, (min(values), statistics.median(values), max(values))))
+    ends = " / ".join(map(_short, (min(values), statistics.median(values), max(values))))
+    return f"{ends} (of {len(values)})"
 
 
 def times(plain: Sequence[float], ours: Sequence[float]) -> str:
