@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore, model_fingerprint
@@ -78,4 +79,29 @@ def test_a_matrix_on_disk_is_not_edited(directory) -> None:
 def test_without_accelerate_the_extra_is_named(directory, monkeypatch) -> None:
     monkeypatch.setattr("errata.models.loading.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"errata\[big\]"):
+        load(directory, device_map="auto")
+
+
+@pytest.mark.parametrize(
+    ("parts", "refused"),
+    [
+        ({"a": 0, "b": 1}, True),
+        ({"a": "cuda:0", "b": "cuda:1", "c": "disk"}, True),
+        ({"a": 0, "b": 0, "c": "cpu", "d": "disk"}, False),
+        ({"": "cpu"}, False),
+    ],
+)
+def test_a_model_over_several_devices_is_refused(parts, refused, directory, monkeypatch) -> None:
+    loaded = AutoModelForCausalLM.from_pretrained
+
+    def spread_out(*args, **kwargs):
+        model, report = loaded(*args, **{**kwargs, "device_map": None})
+        model.hf_device_map = parts
+        return model, report
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", spread_out)
+    if refused:
+        with pytest.raises(ConfigError, match="spread the model over 2 devices"):
+            load(directory, device_map="auto")
+    else:
         load(directory, device_map="auto")

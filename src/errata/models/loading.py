@@ -90,7 +90,20 @@ def load(
         )
     if device_map is None:
         torch.nn.Module.to(model, device=target)
+    else:
+        _check_spread(model.hf_device_map)
     return EditableModel(model, tokenizer, str(name), settings)
+
+
+def _check_spread(parts: Mapping[str, object]) -> None:
+    """Refuse a model over several devices: token positions are looked up by tensors on its first one."""
+    devices = sorted({str(device) for device in parts.values()} - {"cpu", "disk"})
+    if len(devices) > 1:
+        raise ConfigError(
+            f"model.device_map has spread the model over {len(devices)} devices ({', '.join(devices)}), which is not "
+            f"supported: give it one, with other parts on the cpu or on disk, for instance with "
+            f"CUDA_VISIBLE_DEVICES=0 and model.device_map=auto."
+        )
 
 
 def outline(name: str | Path, *, dtype: str = "float32") -> EditableModel:
