@@ -40,7 +40,7 @@ def _others() -> list[Claim]:
                 PHASES,
                 f"A model edited with {named(kind)} first declines gradually, then breaks at once.",
                 "two phases in every sample (§3.2 to 3.4, Figs. 1 and 2; read off the plots)",
-                m.phases_seen(kind, rule=f"a break and a decline before it, as errata report finds them; {MAJORITY}"),
+                m.phases_seen(kind, rule=f"a decline before the collapse, as errata report finds it; {MAJORITY}"),
                 (f"{kind}/*",),
                 (EFFICACY, *RETEST, *ITEMS, "unrelated.exact", "perplexity"),
             )

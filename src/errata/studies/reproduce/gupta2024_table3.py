@@ -7,6 +7,7 @@ its own words; they are those of `errata compare`, where that table is made for 
 from errata.report.words import share
 from errata.studies.reproduce import measures as m
 from errata.studies.reproduce.claims import Claim
+from errata.studies.reproduce.falls import RULE
 from errata.studies.reproduce.first_edits import disabling
 
 __all__ = ["EFFICACY", "ITEMS", "MAJORITY", "NEIGHBORS", "RETEST", "ROMES", "TABLE3", "named"]
@@ -32,7 +33,7 @@ ROWS = (
     "forgetting",
     "single disabling edit",
 )
-MAJORITY = "holds when the interval of the share of runs lies above a half, which four of four do"
+MAJORITY = f"holds when the interval of the share of runs lies above a half, as of four of four; {RULE}"
 
 
 def named(kind: str) -> str:
@@ -129,7 +130,7 @@ def _table3() -> list[Claim]:
             "ft-c",
             "FT-C does not collapse.",
             "not observed (Table 3), 1,000 edits",
-            m.collapses("ft-c", expected=False, rule="holds when the interval of the share lies below a half"),
+            m.collapses("ft-c", expected=False, rule=f"holds when the interval of the share lies below a half; {RULE}"),
             EFFICACY,
             *RETEST,
             *ITEMS,

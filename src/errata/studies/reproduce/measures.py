@@ -1,7 +1,7 @@
 """How claims about sequences of edits are measured: each a function of the finished runs of one or two kinds.
 
-A kind is the runs named `KIND/SAMPLE`. "Before the collapse" is before the first edit of the collapse's interval, as
-`errata report` finds it; a run that does not collapse counts whole.
+A kind is the runs named `KIND/SAMPLE`. "Before the collapse" is before the first edit of its interval (`falls`); a run
+that does not collapse counts whole.
 """
 
 import math
@@ -19,6 +19,7 @@ from errata.analysis.survival import lifetimes, logrank
 from errata.report.words import bounded, number, share, span
 from errata.studies.reproduce.claims import DOES_NOT, HOLDS, Finding, compared, untestable
 from errata.studies.reproduce.estimates import Estimate, counted, mean_of_bounded, pooled
+from errata.studies.reproduce.falls import fall_of
 from errata.studies.reproduce.results import Results
 
 __all__ = [
@@ -84,7 +85,7 @@ def differs(kind: str, other: str, metric: str, *, rule: str) -> Measure:
             both = min(len(first), len(second))
             difference = first.values[:both] - second.values[:both]
             groups.append(difference[~np.isnan(difference)])
-        if not groups or any(not len(g) for g in groups):
+        if not groups or not all(map(len, groups)):
             return untestable("the two kinds have no edits in common that both answer")
         value = float(np.mean([g.mean() for g in groups]))
         low, high = bootstrap_nested(groups, results.rng())
@@ -98,14 +99,13 @@ def collapses(kind: str, *, expected: bool, rule: str) -> Measure:
 
     def measure(results: Results) -> Finding:
         names = results.names(f"{kind}/*")
-        found = [c for name in names if (c := results.verdict(name).collapse) is not None]
+        found = [c for name in names if (c := fall_of(results, name)) is not None]
         value, low, high = counted(len(found), len(names))
         at = f", at edit {', '.join(f'{c.step:,}' for c in found)}" if found else ""
         edits = max(results.run(name).n_edits for name in names)
         text = f"{len(found)} of {len(names)} runs of {edits:,} edits{at}"
-        if expected:
-            return compared(value, low, high, text, at_least=0.5, rule=rule)
-        return compared(value, low, high, text, at_most=0.5, rule=rule)
+        bounds = (0.5, math.inf) if expected else (-math.inf, 0.5)
+        return compared(value, low, high, text, at_least=bounds[0], at_most=bounds[1], rule=rule)
 
     return measure
 
@@ -114,10 +114,9 @@ def outlasts(kind: str, other: str, *, rule: str) -> Measure:
     """Measure in how many samples one kind collapses later than another, or not at all where the other does."""
 
     def measure(results: Results) -> Finding:
-        longer = shorter = 0
-        steps = []
+        longer, shorter, steps = 0, 0, []
         for a, b in _pairs(results, kind, other):
-            first, second = (c.step if (c := results.verdict(n).collapse) else math.inf for n in (a, b))
+            first, second = (c.step if (c := fall_of(results, n)) else math.inf for n in (a, b))
             longer, shorter = longer + (first > second), shorter + (first < second)
             steps.append(f"{_step(first)} against {_step(second)}")
         decided = longer + shorter
@@ -133,11 +132,11 @@ def steps_vary(kind: str, *, rule: str) -> Measure:
     """Measure how many times later the latest sample collapses than the earliest, by the collapses' intervals."""
 
     def measure(results: Results) -> Finding:
-        found = [c for name in results.names(f"{kind}/*") if (c := results.verdict(name).collapse) is not None]
+        found = [c for name in results.names(f"{kind}/*") if (c := fall_of(results, name)) is not None]
         if len(found) < 2:
             return untestable(f"{len(found)} of the runs collapse; two are needed")
         first, last = min(found, key=lambda c: c.step), max(found, key=lambda c: c.step)
-        value, low, high = last.step / first.step, last.interval[0] / first.interval[1], math.inf
+        value, low = last.step / first.step, last.interval[0] / first.interval[1]
         high = last.interval[1] / max(first.interval[0], 1)
         text = f"{number(value)} times ({number(low)}–{number(high)}): edits {first.step:,} to {last.step:,}"
         return compared(value, low, high, text, at_least=np.nextafter(1, 2), rule=rule)
@@ -185,11 +184,12 @@ def phases_seen(kind: str, *, rule: str) -> Measure:
     """Measure in how many runs something known declines gradually before a collapse."""
 
     def measure(results: Results) -> Finding:
-        verdicts = [results.verdict(name) for name in results.names(f"{kind}/*")]
-        both = [v for v in verdicts if v.collapse is not None and v.gradual_start is not None]
-        when = "; ".join(f"from {v.gradual_start:,}, collapse at {v.collapse.step:,}" for v in both if v.collapse)
-        text = f"{len(both)} of {len(verdicts)} runs{f' ({when})' if when else ''}"
-        return compared(*counted(len(both), len(verdicts)), text, at_least=0.5, rule=rule)
+        names = results.names(f"{kind}/*")
+        begun = [(results.verdict(name).gradual_start, fall_of(results, name)) for name in names]
+        both = [(g, c) for g, c in begun if c is not None and g is not None and g < c.interval[0]]
+        when = "; ".join(f"from {g:,}, collapse at {c.step:,}" for g, c in both)
+        text = f"{len(both)} of {len(names)} runs{f' ({when})' if when else ''}"
+        return compared(*counted(len(both), len(names)), text, at_least=0.5, rule=rule)
 
     return measure
 
@@ -233,7 +233,7 @@ def spikes_at_collapse(kind: str, *, rule: str) -> Measure:
         rng = results.rng()
         observed, drawn = [], []
         for name in results.names(f"{kind}/*"):
-            collapse = results.verdict(name).collapse
+            collapse = fall_of(results, name)
             moved = np.abs(np.diff(curve(results.run(name), "drift.mean_abs").values, prepend=0.0))
             moved = moved[np.isfinite(moved)]
             if collapse is None or len(moved) < collapse.interval[1] or not np.median(moved) > 0:
@@ -273,8 +273,8 @@ def entropy_at_end(kind: str, *, at_most: float, rule: str) -> Measure:
 
 
 def _until(results: Results, name: str) -> float:
-    collapse = results.verdict(name).collapse
-    return collapse.interval[0] if collapse else math.inf
+    fall = fall_of(results, name)
+    return fall.interval[0] if fall else math.inf
 
 
 def _pairs(results: Results, kind: str, other: str) -> list[tuple[str, str]]:
