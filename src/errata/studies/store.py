@@ -190,26 +190,39 @@ class RunStore:
         for old in self._checkpoints()[:-_KEPT]:
             shutil.rmtree(old)
 
-    def last_checkpoint(self, until: int) -> Checkpoint | None:
-        """Read the newest checkpoint at or before step `until`; None when there is none."""
-        for folder in reversed(self._checkpoints()):
-            try:
-                state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-                if state["step"] > until:
-                    continue
-                return Checkpoint(
-                    step=state["step"],
-                    weights=load_file(folder / "weights.safetensors"),
-                    editor={**state["editor"], **load_file(folder / "editor.safetensors")},
-                    finished=state["finished"],
-                    undone=state["undone"],
-                )
-            except (OSError, ValueError, KeyError, SafetensorError) as e:
+    def last_checkpoint(self, recorded: int) -> Checkpoint | None:
+        """Read the newest checkpoint; None when there is none.
+
+        Args:
+            recorded: the step at which the journal ends.
+
+        Raises:
+            RunError: when it is damaged, or the journal ends before it.
+        """
+        folders = self._checkpoints()
+        if not folders:
+            return None
+        folder = folders[-1]
+        try:
+            state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+            if state["step"] > recorded:
+                # Lines are flushed before the checkpoint that relies on them: some were there and are gone.
                 raise RunError(
-                    f"the checkpoint {folder} is damaged ({e}). Remove that folder; an earlier one, or "
-                    f"the journal, will serve."
-                ) from e
-        return None
+                    f"{self.path / 'journal.jsonl'} is damaged: it ends at edit {recorded}, but there is a checkpoint "
+                    f"after edit {state['step']}. Restore it from a copy, or start a new run."
+                )
+            return Checkpoint(
+                step=state["step"],
+                weights=load_file(folder / "weights.safetensors"),
+                editor={**state["editor"], **load_file(folder / "editor.safetensors")},
+                finished=state["finished"],
+                undone=state["undone"],
+            )
+        except (OSError, ValueError, KeyError, SafetensorError) as e:
+            raise RunError(
+                f"the checkpoint {folder} is damaged ({e}). Remove that folder; an earlier one, or the journal, will "
+                f"serve."
+            ) from e
 
     def finished(self) -> bool:
         """Say whether the run has come to its end; reads one small file, while another process may be writing."""
