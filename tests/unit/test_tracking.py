@@ -162,3 +162,8 @@ def test_progress_lines_tell_the_mean_of_all_tasks(capsys: pytest.CaptureFixture
     line = capsys.readouterr().err
     assert "tasks 0.38" in line  # (0.5 + 0.25) / 2
     assert "efficacy dead" in line
+    silent = [Row(1, "downstream.tydiqa.f1", math.nan), Row(1, "downstream.mmlu.accuracy", 0.25)]
+    for rows, said in ((silent, "tasks 0.12"), (silent[:1], "tasks dead")):
+        shown.edited([ENTRY], {"lm_eval": [*rows, Row(1, "downstream.a.gold", 1.0)]}, 2.0)
+        assert said in capsys.readouterr().err
+    assert "downstream.a.gold" not in figures(2, {"lm_eval": [Row(2, "downstream.a.gold", 1.0)]})

@@ -92,8 +92,10 @@ class TerminalProgress(Progress):
         for label, metric in (("recalled", "efficacy.exact@retest"), ("unrelated", "unrelated.exact")):
             if metric in means:
                 self._figures[label] = means[metric]
-        if tasks := [means[metric] for metric in main_figures(means).values()]:
-            self._figures["tasks"] = sum(tasks) / len(tasks)
+        if tasks := [values[metric] for metric in main_figures(values).values()]:
+            known = [[value for value in found if not math.isnan(value)] for found in tasks]
+            answered = [sum(found) / len(found) for found in known if found]
+            self._figures["tasks"] = sum(answered) / len(tasks) if answered else math.nan
 
     def _words(self) -> str:
         return "  ".join(f"{k} {'dead' if math.isnan(v) else format(v, '.2f')}" for k, v in self._figures.items())

@@ -19,6 +19,8 @@ __all__ = ["PROJECT", "Tracked", "figures", "tracked"]
 
 PROJECT = "errata"
 """The trackers' project that runs are filed under."""
+_SINGLE = (".item", ".gold", ".given", ".nll", ".tokens")
+"""How the metrics of single items and lines end."""
 
 _BEGIN: dict[str, Callable[[ModuleType, str, str, Mapping[str, Any]], Any]] = {
     # A run that is resumed goes on under its name, or its id where names may repeat.
@@ -91,7 +93,7 @@ def figures(step: int, rows: Mapping[str, Sequence[Row]]) -> dict[str, float]:
     """
     values: dict[str, list[float]] = {}
     for row in (row for found in rows.values() for row in found if row.step == step):
-        if not row.metric.startswith("text@") and not row.metric.endswith((".item", ".nll", ".tokens")):
+        if not row.metric.startswith("text@") and not row.metric.endswith(_SINGLE):
             values.setdefault(row.metric, []).append(row.value)
     found: dict[str, float] = {}
     for metric, all_ in sorted(values.items()):
