@@ -108,7 +108,7 @@ def test_the_page_escapes_what_users_write(clean) -> None:
         assert "<img" not in html
         assert "&lt;img" in html
     assert shown.count("<tr") == 1 + 5
-    refused, _ = page.edit("", f"{HOSTILE} {{}}", "x", "", "", "")
+    refused, _ = page.edit(None, f"{HOSTILE} {{}}", "x", "", "", "")
     assert "error" in refused
     assert "<img" not in refused
     unknown, state = page.begin(f"nowhere/{HOSTILE}", "ft-c")
@@ -120,7 +120,7 @@ def test_the_page_escapes_what_users_write(clean) -> None:
 def test_undo_on_the_page_shows_the_last_fact_as_it_was(clean) -> None:
     page = Page(clean)
     subject, prompt, target = page.examples()[0]
-    shown, _ = page.edit(subject, prompt, target, "", "", "")
+    shown, _ = page.edit(subject, prompt, target, None, None, None)
     assert 'class="changed"' in shown
     back, state = page.undo()
     assert "paraphrase" in back

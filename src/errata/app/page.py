@@ -105,15 +105,21 @@ class Page:
         return self._shown(anew)
 
     def edit(
-        self, subject: str, prompt: str, target: str, paraphrases: str, neighbors: str, free: str
+        self,
+        subject: str | None,
+        prompt: str | None,
+        target: str | None,
+        paraphrases: str | None = None,
+        neighbors: str | None = None,
+        free: str | None = None,
     ) -> tuple[str, str]:
-        """Teach the fact that was typed."""
+        """Teach the fact that was typed; a field that was never opened comes as None."""
 
         def teach() -> Comparison:
             fact = Fact(
-                subject=subject.strip(),
-                prompt=prompt.strip(),
-                target_new=target.strip(),
+                subject=(subject or "").strip(),
+                prompt=(prompt or "").strip(),
+                target_new=(target or "").strip(),
                 paraphrase_prompts=tuple(_lines(paraphrases)),
                 neighborhood_prompts=tuple(_lines(neighbors)),
             )
@@ -158,11 +164,11 @@ class Page:
                 method = gr.Dropdown(known, value=self.bench.method, label="method")
                 begin = gr.Button("Begin anew with these")
             with gr.Row():
-                with gr.Column(scale=2):
+                with gr.Column(scale=2, min_width=400):
                     subject = gr.Textbox(label="subject")
-                    prompt = gr.Textbox(label="prompt, with {} for the subject")
+                    prompt = gr.Textbox(label="prompt", info="{} stands for the subject", placeholder="{} lives with a")
                     target = gr.Textbox(label="new object")
-                    with gr.Accordion("paraphrases, neighbors, free text: one a line", open=False):
+                    with gr.Accordion("More to look at, one a line", open=False):
                         paraphrases = gr.Textbox(label="paraphrases", lines=2)
                         neighbors = gr.Textbox(label="neighbors, which must not change", lines=2)
                         free = gr.Textbox(label="free text to go on from", lines=2)
@@ -170,7 +176,7 @@ class Page:
                         edit = gr.Button("Edit", variant="primary")
                         undo = gr.Button("Undo")
                     if examples := self.examples():
-                        gr.Examples(examples, [subject, prompt, target], label="facts of the lab's world to change")
+                        gr.Examples(examples, [subject, prompt, target], label="Facts of the lab's world to change")
                 with gr.Column(scale=5):
                     shown = gr.HTML()
                     state = gr.HTML(self.state())
@@ -221,5 +227,5 @@ def serve(page: Page, port: int | None = None, *, block: bool = True, browser: b
     return blocks, str(address)
 
 
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip()]
+def _lines(text: str | None) -> list[str]:
+    return [line.strip() for line in (text or "").splitlines() if line.strip()]

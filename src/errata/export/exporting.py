@@ -119,7 +119,8 @@ def _write(edited: Edited, form: Form, rank: int | None, target: Path) -> Export
             fingerprint = edited.store.description()["model_fingerprint"]
             write_artefact(trajectory.editor, model, fingerprint, folder)
         write_aside(folder / EDITS, _records(edited, facts).encode())
-        told = contents(exported, model.name, entries, facts, stated)
+        dtype = str(model.dtype).removeprefix("torch.")
+        told = contents(exported, model.name, dtype, entries, facts, stated)
         write_aside(folder / "README.md", card(edited.store.path, told).encode())
     return exported
 

@@ -48,13 +48,19 @@ class Exported:
 
 
 def contents(
-    exported: Exported, model: str, entries: Sequence[Entry], facts: Mapping[str, Fact], stated: Mapping[str, bool]
+    exported: Exported,
+    model: str,
+    dtype: str,
+    entries: Sequence[Entry],
+    facts: Mapping[str, Fact],
+    stated: Mapping[str, bool],
 ) -> Contents:
     """Return what the card says of an export.
 
     Args:
         exported: the export.
         model: the base model's name.
+        dtype: the precision in which it was edited.
         entries: the journal.
         facts: by id.
         stated: which facts the exported form states, by id.
@@ -70,12 +76,15 @@ def contents(
         what = "a LoRA adapter"
         usage = (
             "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
-            f"model = AutoModelForCausalLM.from_pretrained({base})\nmodel = PeftModel.from_pretrained(model, {name!r})"
+            f"model = AutoModelForCausalLM.from_pretrained({base}, dtype={dtype!r})\n"
+            f"model = PeftModel.from_pretrained(model, {name!r})"
         )
         serve, note = _served(exported, model)
     else:
         what = "an editor, which stands beside the unedited weights"
-        usage = f"import errata\n\nmodel = errata.load({base})\nattached = errata.attach(model, {name!r})"
+        usage = (
+            f"import errata\n\nmodel = errata.load({base}, dtype={dtype!r})\nattached = errata.attach(model, {name!r})"
+        )
         note = "attached.detach() leaves the model as it was."
     return Contents(
         what=what,
