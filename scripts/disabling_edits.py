@@ -58,7 +58,7 @@ def known(screened: dict[str, Screened]) -> str:
     rows = [["", *screened], ["---"] * (len(screened) + 1)]
     for name in names:
         values = (one.correlations.get(name) for one in screened.values())
-        rows.append([name.replace("|", "\\|"), *("–" if v is None else f"{v:.2f}" for v in values)])
+        rows.append([name.replace("|", "\\|"), *("–" if v is None else str(v) for v in values)])
     for label, one in screened.items():
         for verdict, p in one.predictions.items():
             sys.stderr.write(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from errata.analysis.prediction import auc, held_out, logistic, predict, roc
+from errata.analysis.prediction import auc, correlations, held_out, logistic, predict, roc
 from errata.analysis.screening import load_screening
 from errata.cli import app
 from errata.editors.methods.rome import ROME
@@ -206,6 +206,14 @@ def test_a_prediction_needs_ten_of_either_kind_and_says_how_many_there_are(tmp_p
     again = predict(mixed, "disabling", np.random.default_rng(0), samples=200)
     assert (told.whole, told.figures) == (again.whole, again.figures)
     assert (told.positives, told.facts) == (40, 120)
+
+
+def test_a_correlation_with_the_size_has_its_interval(tmp_path: Path) -> None:
+    """Sizes rise with the number of the fact: ρ of 1 with it, and of ranks 1 3 2 5 4 by hand 1 − 6·4/(5·24) = 0.8."""
+    (rho,) = correlations(load_screening(made_up(tmp_path / "a", [0.0] * 5, [1.0, 3.0, 2.0, 5.0, 4.0]))).values()
+    assert rho.rho == pytest.approx(0.8)
+    half = 1.96 * math.sqrt(1.06 / 2)
+    assert (rho.low, rho.high) == pytest.approx((math.tanh(math.atanh(0.8) - half), math.tanh(math.atanh(0.8) + half)))
 
 
 def test_no_subject_is_scored_by_what_was_learned_of_itself() -> None:

@@ -12,7 +12,18 @@ from scipy.stats import rankdata, spearmanr
 from errata.analysis.screening import KNOWN, Screening
 from errata.errors import AnalysisError
 
-__all__ = ["Figure", "Prediction", "auc", "correlations", "features", "held_out", "logistic", "predict", "roc"]
+__all__ = [
+    "Correlation",
+    "Figure",
+    "Prediction",
+    "auc",
+    "correlations",
+    "features",
+    "held_out",
+    "logistic",
+    "predict",
+    "roc",
+]
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -22,6 +33,18 @@ FEWEST = 10
 FOLDS = 5
 RIDGE = 1.0
 """Weight of half the squared coefficients against the summed log-loss; the features are standardised."""
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A rank correlation with its 95 % interval."""
+
+    rho: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.rho:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
 def auc(scores: Array, positive: Flags) -> float:
@@ -63,10 +86,22 @@ def features(screening: Screening) -> dict[str, Array]:
     return found
 
 
-def correlations(screening: Screening) -> dict[str, float]:
-    """Return Spearman's correlation of each figure with the size of the update, ‖ΔW‖/‖W₀‖; it needs no positives."""
+def correlations(screening: Screening) -> dict[str, Correlation]:
+    """Return Spearman's correlation of each figure with the size of the update, ‖ΔW‖/‖W₀‖; it needs no positives.
+
+    The interval is tanh(artanh ρ ± 1.96 √(1.06/(n−3))) (Fieller, Hartley & Pearson 1957), NaN for n < 4.
+    """
     sizes = screening.judged["relative"].to_numpy()
-    return {name: float(spearmanr(values, sizes).statistic) for name, values in features(screening).items()}
+    half = 1.96 * np.sqrt(1.06 / (len(sizes) - 3)) if len(sizes) > 3 else np.nan
+    found: dict[str, Correlation] = {}
+    if not len(sizes) or (sizes == sizes[0]).all():
+        return found
+    for name, values in features(screening).items():
+        rho = float(spearmanr(values, sizes).statistic)
+        with np.errstate(divide="ignore"):
+            low, high = np.tanh(np.arctanh(rho) + np.array([-half, half]))
+        found[name] = Correlation(rho, float(low), float(high))
+    return found
 
 
 def logistic(X: Array, y: Flags) -> Callable[[Array], Array]:

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from errata.analysis.prediction import Figure, Prediction, correlations, predict
+from errata.analysis.prediction import Correlation, Figure, Prediction, correlations, predict
 from errata.analysis.screening import RULE, SIZE_RULE, Screening
 from errata.errors import AnalysisError
 from errata.files import write_aside
 from errata.report.extras import altair
 from errata.report.page import render
 from errata.report.screen_charts import VERDICTS, distances, plane, roc_chart, svg, told
-from errata.report.words import DASH, number, safe_json
+from errata.report.words import DASH, safe_json
 
 __all__ = ["Screened", "sentences", "write_screening"]
 
@@ -40,7 +40,7 @@ class Screened:
     screening: Screening
     predictions: Mapping[str, Prediction]
     refused: Mapping[str, str]
-    correlations: Mapping[str, float]
+    correlations: Mapping[str, Correlation]
 
     @classmethod
     def of(cls, screening: Screening, seed: int = 0) -> "Screened":
@@ -82,7 +82,9 @@ class Screened:
                     for v, p in self.predictions.items()
                 },
             },
-            "correlation_with_size": dict(self.correlations),
+            "correlation_with_size": {
+                name: {"value": c.rho, "interval": [c.low, c.high]} for name, c in self.correlations.items()
+            },
         }
         strict: dict[str, Any] = json.loads(safe_json(content))
         return strict
@@ -177,7 +179,7 @@ def _charts(screened: Screened) -> tuple[dict[str, Any], list[tuple[str, str, st
         drawn["plane"] = plane(s)
         notes.append(("plane", "What each edit leaves", "Unrelated facts still right, against perplexity."))
     if screened.correlations:
-        best = max(screened.correlations, key=lambda name: abs(np.nan_to_num(screened.correlations[name])))
+        best = max(screened.correlations, key=lambda name: _strength(screened.correlations[name]))
         drawn["told"] = told(s, best)
         notes.append(("told", f"‖ΔW‖/‖W₀‖ by {best}", "The figure known beforehand that goes best with the size."))
     for verdict, prediction in list(screened.predictions.items())[:1]:
@@ -202,5 +204,9 @@ def _auc(f: Figure) -> str:
 def _known(screened: Screened) -> Sequence[Sequence[str]]:
     """Return a row a figure: its correlation with the size, and its AUC for each verdict that is predicted."""
     by_verdict = [{f.name: _auc(f) for f in p.figures} for p in screened.predictions.values()]
-    ordered = sorted(screened.correlations.items(), key=lambda item: -abs(np.nan_to_num(item[1])))
-    return [[name, number(value, 2), *(aucs.get(name, DASH) for aucs in by_verdict)] for name, value in ordered]
+    ordered = sorted(screened.correlations.items(), key=lambda item: -_strength(item[1]))
+    return [[name, str(value), *(aucs.get(name, DASH) for aucs in by_verdict)] for name, value in ordered]
+
+
+def _strength(c: Correlation) -> float:
+    return float(abs(np.nan_to_num(c.rho)))
