@@ -27,6 +27,7 @@ T = TypeVar("T")
 _TOKENS = 10
 _UNRELATED = 150
 _LINES = 40
+_HORIZON = 20  # edits that the guard's budget is to last for: somebody tries a few
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ class Bench:
         self._perplexity = Perplexity(PerplexitySettings(source=text, lines=_LINES))
         for probe in (self._unrelated, self._perplexity):
             probe.prepare(model, ())
-        watch = Watch(Limits(budget=limits.budget, kept=limits.kept, perplexity=limits.perplexity), canary)
+        bounds = {name: getattr(limits, name) for name in ("budget", "kept", "perplexity", "pace", "condition", "damp")}
+        watch = Watch(Limits(horizon=_HORIZON, **bounds), canary)
         self.trajectory = Trajectory(model, editor, guard=Guard(policy="rollback"), judge=watch)
         self.facts: dict[str, Fact] = {}
         self.costs = [self._cost()]
