@@ -16,8 +16,10 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 import errata
-from errata.analysis.intervals import wilson
+from errata.analysis.intervals import bootstrap_mean, wilson
 from errata.edits import EditStream, Fact
 from errata.edits.datasets import load_facts
 from errata.lab.models import load_world
@@ -28,7 +30,7 @@ from errata.probes.downstream import Downstream, DownstreamSettings
 from errata.probes.scoring import score
 from errata.probes.unrelated import Unrelated, UnrelatedSettings
 from errata.studies.guarded import guard_of, watch_over
-from errata.studies.recipe import load_recipe
+from errata.studies.recipe import GuardSection, load_recipe
 from errata.studies.session import open_session, prepare
 from errata.trajectory import Trajectory
 
@@ -38,6 +40,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "rome": {"name": "rome"},
     "memit": {"name": "memit"},
 }
+TIMED = 40  # edits
 LONG = 200  # tokens of a target, and words before a prompt
 ADVERSARIAL = ("harmful", "repeated", "contradictory", "long-prompts", "long-targets")
 
@@ -80,8 +83,8 @@ def stream_of(kind: str, model: EditableModel, n: int, seed: int) -> EditStream:
     return EditStream(tuple(facts if kind == "plain" else few))
 
 
-def measure(model_name: str, method: str, kind: str, guard: bool, seed: int) -> dict[str, Any]:
-    """Make one case's edits and return its figures."""
+def trajectory_of(model_name: str, method: str, kind: str, guard: bool, seed: int) -> tuple[Trajectory, EditStream]:
+    """Return a case ready to be edited, and what is to be edited."""
     model = errata.load(model_name)
     stream = stream_of(kind, model, N[model_name], seed)
     content: Mapping[str, Any] = {
@@ -95,9 +98,28 @@ def measure(model_name: str, method: str, kind: str, guard: bool, seed: int) -> 
     session = open_session(load_recipe(content), model=model, stream=stream)
     prepare(session)
     watch = watch_over(model, session.recipe.guard, stream, seed)
-    lines = set(canary_lines(model, "auto", session.recipe.guard.lines, stream.facts, seed))
+    return Trajectory(model, session.proposer, guard=guard_of(session.recipe), judge=watch), stream
+
+
+def timed(model_name: str, method: str) -> dict[str, Any]:
+    """Return CPU seconds of the same edits without and with the guard, in turn, so that both meet the same load."""
+    pair = [trajectory_of(model_name, method, "plain", guard, 0)[0] for guard in (False, True)]
+    stream = stream_of("plain", pair[0].model, N[model_name], 0)
+    taken: list[list[float]] = [[], []]
+    for _, batch in list(stream.batches())[:TIMED]:
+        for trajectory, seconds in zip(pair, taken, strict=True):
+            started = time.process_time()
+            trajectory.advance(batch)
+            seconds.append(time.process_time() - started)
+    return {"unguarded": taken[0], "guarded": taken[1]}
+
+
+def measure(model_name: str, method: str, kind: str, guard: bool, seed: int) -> dict[str, Any]:
+    """Make one case's edits and return its figures."""
+    trajectory, stream = trajectory_of(model_name, method, kind, guard, seed)
+    model = trajectory.model
+    lines = set(canary_lines(model, "auto", GuardSection().lines, stream.facts, seed))
     before = asked(model, stream.facts, lines)
-    trajectory = Trajectory(model, session.proposer, guard=guard_of(session.recipe), judge=watch)
     seconds, took = 0.0, []
     unrelated = [before["unrelated"]]
     for step, batch in stream.batches():
@@ -177,12 +199,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="where a JSON file a case is kept")
     parser.add_argument("--case", choices=list(cases()), help="measure this one alone")
+    parser.add_argument("--timed", action="store_true", help="time edits with and without the guard in turn")
     parser.add_argument("--page", action="store_true", help="print the tables of what is there")
     arguments = parser.parse_args()
     if arguments.page:
         print(page(arguments.out))
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.timed:
+        taken = timed("lab-s", "rome-without-C")
+        (arguments.out / "timed.json").write_text(json.dumps(taken))
+        ratios = np.array(taken["guarded"]) / fmean(taken["unguarded"])
+        low, high = bootstrap_mean(ratios, np.random.default_rng(0))
+        print(f"guarded edits take {ratios.mean():.2f} times as long ({low:.2f} to {high:.2f}, {len(ratios)} edits)")
+        return
     for name, case in cases().items():
         file = arguments.out / f"{name}.json"
         if not file.exists() and arguments.case in (None, name):

@@ -26,6 +26,7 @@ class LineCanary:
 
     KL(p₀‖p) is of the predictions after a line's last token, in nats, the mean over lines; `kept` the share of lines
     whose most probable next token is the same; `perplexity` that of the lines' own tokens, as a multiple of before.
+    Lines are read as they are: what a method puts before a question is part of its answer and no damage to the model.
 
     Args:
         model: the unedited model.
@@ -34,8 +35,6 @@ class LineCanary:
 
     def __init__(self, model: EditableModel, lines: Sequence[str]) -> None:
         self._lines = list(lines)
-        with model.bare():
-            self._own = [len(ids) for ids in model.encode(self._lines)]
         ends, self._nll = self._read(model)
         self._base = ends
         self._best = ends.argmax(-1)
@@ -70,22 +69,19 @@ class LineCanary:
     @torch.no_grad()
     def _read(self, model: EditableModel) -> tuple[Float[Tensor, "line vocab"], float]:
         """Return log-probabilities after each line, and the mean negative log-likelihood within lines, in nats."""
-        rows = [ids[-model.positions :] for ids in model.encode(self._lines)]
-        width = max(map(len, rows))
-        size = max(1, token_budget(model) // width)
+        with model.bare():
+            rows = [ids[: model.positions] for ids in model.encode(self._lines)]
+        size = max(1, token_budget(model) // max(map(len, rows)))
         ends, within = [], []
         for begin in range(0, len(rows), size):
             part = rows[begin : begin + size]
-            own = [min(n, len(ids)) for n, ids in zip(self._own[begin : begin + size], part, strict=True)]
-            places = [(i, len(ids) - n + k) for i, (ids, n) in enumerate(zip(part, own, strict=True)) for k in range(n)]
+            places = [(row, place) for row, ids in enumerate(part) for place in range(len(ids))]
             with model.reading([len(ids) - 1 for ids in part]):
                 logp = torch.log_softmax(logits_at(model, part, places).double(), -1)
-            at = 0
-            for ids, n in zip(part, own, strict=True):
-                ends.append(logp[at + n - 1])
-                said = torch.tensor(ids[len(ids) - n + 1 :], device=logp.device)
-                within.append(logp[at : at + n - 1].gather(1, said[:, None])[:, 0])
-                at += n
+            for ids, here in zip(part, torch.split(logp, [len(ids) for ids in part]), strict=True):
+                ends.append(here[-1])
+                said = torch.tensor(ids[1:], device=logp.device)
+                within.append(here[:-1].gather(1, said[:, None])[:, 0])
         return torch.stack(ends), -float(torch.cat(within).mean())
 
 

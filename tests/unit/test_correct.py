@@ -1,0 +1,325 @@
+"""Correcting a list of facts, and its ledger: commands in process, on a tiny model."""
+
+import csv
+import json
+import math
+import shutil
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from errata.analysis.correction import LEAST, Room, _room
+from errata.analysis.frames import load_run
+from errata.analysis.ledger import ledger
+from errata.cli import app
+from errata.editors import registry
+from errata.edits.jsonl import read_own
+from errata.errors import ErrataError, RunError
+from errata.models import load
+from errata.studies.correct import GENERATED, filled_in, read_facts, readable
+from errata.studies.edited import open_edited
+from errata.studies.ledger import differences, facts_to_reapply, undo
+from errata.studies.run import resume
+from shove import LAYER, ShovePoint
+from tiny import tiny_facts, tiny_model
+
+N = 5
+PROBES = "[{name: proficiency, every: 9}, {name: text, every: 9}, {name: ripple, every: 9}]"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("correct")
+    model = tiny_model("gpt2")
+    model.model.save_pretrained(root / "model")
+    model.tokenizer.save_pretrained(root / "model")
+    lines = [{k: getattr(f, k) for k in ("subject", "prompt", "target_new")} for f in tiny_facts(N)]
+    (root / "facts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    with (root / "facts.csv").open("w", newline="") as f:
+        table = csv.DictWriter(f, ["subject", "prompt", "target_new"])
+        table.writeheader()
+        table.writerows(lines)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "entry_points", lambda group: [ShovePoint])
+        made = invoke("edit", root / "facts.jsonl", "--out", root / "run", "--author", "A", "--json", *by_shove(root))
+        (root / "verdict.json").write_text(made)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _shove(monkeypatch) -> None:
+    monkeypatch.setattr(registry, "entry_points", lambda group: [ShovePoint])
+
+
+def by_shove(root: Path) -> list[str]:
+    return [
+        "--model",
+        str(root / "model"),
+        "--method",
+        "shove",
+        "-o",
+        "guard.lines=6",
+        "-o",
+        "method.harmful=['3']",
+        "-o",
+        f"probes={PROBES}",
+    ]
+
+
+def invoke(*arguments: object) -> str:
+    found = CliRunner().invoke(app, [str(a) for a in arguments])
+    if found.exception is not None and not isinstance(found.exception, SystemExit):
+        raise found.exception
+    return found.stdout
+
+
+@pytest.fixture
+def run(home, tmp_path) -> Path:
+    """A copy of the corrected model's directory, to be changed."""
+    return Path(shutil.copytree(home / "run", tmp_path / "run"))
+
+
+def test_the_verdict_shows_every_fact_before_and_after(home) -> None:
+    verdict = json.loads(
+        (home / "verdict.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON")
+    )
+    assert [fact["id"] for fact in verdict["facts"]] == ["0", "1", "2", "3", "4"]
+    assert verdict["refused"] == ["3"]
+    for fact in verdict["facts"]:
+        assert fact["before"]
+        assert 0 < fact["p_before"] < 1
+        assert 0 < fact["p_after"] < 1
+        assert fact["took"] in (True, False)
+    assert verdict["took"] == sum(fact["took"] for fact in verdict["facts"])
+    assert set(verdict["costs"]) == {"locality.exact"}
+    assert all(0 <= share <= 1 for share in verdict["costs"]["locality.exact"].values())
+    assert "unknown: too few edits" in verdict["room"]["says"]
+    (refused,) = read_own(str(home / "run" / "quarantine.jsonl"))
+    assert refused.id == "3"
+    assert "rolled-back" in invoke("log", home / "run")
+    said: list[str] = []
+    assert resume(home / "run", type("Told", (), {"tell": lambda self, text: said.append(text)})()) == home / "run"
+    assert "finished" in said[0]
+
+
+def test_dry_runs_and_occupied_places_edit_nothing(home, tmp_path) -> None:
+    plan = json.loads(
+        invoke("edit", home / "facts.csv", "--out", tmp_path / "x", "--dry-run", "--json", *by_shove(home))
+    )
+    assert plan["edits"] == N
+    assert not (tmp_path / "x").exists()
+    with pytest.raises(RunError, match="holds a run already"):
+        invoke("edit", home / "facts.csv", "--out", home / "run", *by_shove(home))
+
+
+def test_what_facts_lack_is_filled_in_and_nothing_is_invented(home) -> None:
+    model, facts = load(home / "model"), read_own(str(home / "facts.csv"))
+    assert facts == read_own(str(home / "facts.jsonl"))
+    whole = filled_in(model, facts)
+    edited = {fact.text for fact in facts}
+    for before, after in zip(facts, whole, strict=True):
+        assert (after.text, after.target_new, after.neighborhood_prompts) == (before.text, before.target_new, ())
+        assert len(after.paraphrase_prompts) == 2
+        assert all(p.endswith(f". {before.text}") for p in after.paraphrase_prompts)
+        for check in after.checks:
+            assert check.prompt not in edited
+            assert check.group.startswith(GENERATED)
+            assert not check.follows
+    assert any(fact.checks for fact in whole)
+    given = tiny_facts(2)
+    assert [f.paraphrase_prompts for f in filled_in(model, given)] == [f.paraphrase_prompts for f in given]
+    assert [f.checks for f in filled_in(model, given)] == [(), ()]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"subject": "Ada", "prompt": "{} speaks"}', "'target_new' missing"),
+        ('{"subject": " ", "prompt": "{} speaks", "target_new": "Welsh"}', "`subject`"),
+        ('{"subject": "Ada", "prompt": "speaks", "target_new": "Welsh"}', "exactly one"),
+        ('{"subject": "Ada\\u0007", "prompt": "{} speaks", "target_new": "Welsh"}', "control characters"),
+        ('{"subject": "Ada", "prompt": "{} speaks", "target_new": "Welsh", "id": 0}', "'id'"),
+        ('{"subject": ', "not valid JSON"),
+        ("[1]", "a JSON object is needed"),
+    ],
+)
+def test_malformed_records_are_named_and_stop_all_or_are_left_out(home, tmp_path, line, said) -> None:
+    file = tmp_path / "facts.jsonl"
+    good = json.loads((home / "facts.jsonl").read_text().splitlines()[0])
+    file.write_text("\n".join([json.dumps({**good, "id": 0}), line, json.dumps({**good, "id": "z"})]))
+    with pytest.raises(ErrataError, match="line 2") as refused:
+        read_facts(file)
+    assert said in str(refused.value)
+    assert "1 of 3 records" in str(refused.value)
+    told: list[str] = []
+    assert [fact.id for fact in read_facts(file, skip_bad=True, tell=told.append)] == ["0", "z"]
+    assert len(told) == 1
+    assert "line 2" in told[0]
+
+
+def test_ten_thousand_malformed_records_are_each_refused_with_their_line(tmp_path) -> None:
+    rng = Random(0)
+    odd = [None, 7, -1.5, True, [], {}, "", " ", "\x00", "{}", "{} {}", "\ud800", ["a"], {"a": 1}, "x" * 300]
+    names = [
+        "subject",
+        "prompt",
+        "target_new",
+        "target_true",
+        "id",
+        "paraphrase_prompts",
+        "checks",
+        "relation",
+        "colour",
+    ]
+    lines = []
+    while len(lines) < 10_000:
+        record = {"subject": "Ada", "prompt": "{} speaks", "target_new": "Welsh", "id": len(lines)}
+        record[rng.choice(names[:3])] = rng.choice(odd[:12])
+        for name in rng.sample(names, rng.randrange(3)):
+            record[name] = rng.choice(odd)
+        text = json.dumps(record)
+        lines.append(rng.choice([text, text[: rng.randrange(1, len(text))], json.dumps(rng.choice(odd[:5])), "[" * 9]))
+    file = tmp_path / "facts.jsonl"
+    file.write_text("\n".join(lines))
+    found: list[str] = []
+    kept = read_own(str(file), lambda error: found.append(str(error)))
+    # A prompt of "{}" alone, or an id given as a text, is odd and no less a fact.
+    assert len(found) + len(kept) == 10_000
+    assert len(kept) < 1_000
+    numbers = [int(text.split("line ")[1].split(":")[0].split(" ")[0]) for text in found]
+    assert len(set(numbers)) == len(found)
+    for fact in kept:
+        assert fact.subject.strip()
+        assert fact.prompt.count("{}") == 1
+
+
+def test_facts_that_the_model_cannot_read_are_named_before_any_edit(home) -> None:
+    model, facts = load(home / "model"), tiny_facts(2)
+    long = replace(facts[1], target_new="Oslo " * 200)
+    with pytest.raises(ErrataError, match=r"fact '1' .*128 positions"):
+        readable(model, [facts[0], long], skip_bad=False)
+    assert readable(model, [facts[0], long], skip_bad=True) == [facts[0]]
+
+
+def weight(run: Path) -> torch.Tensor:
+    with closing(open_edited(run)) as edited:
+        return edited.model.weight(edited.model.mlp_out(LAYER)).clone()
+
+
+def test_the_last_edits_are_undone_exactly_and_the_ledger_says_by_whom(run) -> None:
+    with closing(open_edited(run)) as edited, edited.trajectory.at(2) as then:
+        two = then.weight(then.mlp_out(LAYER)).clone()
+    found = json.loads(invoke("undo", run, "--last", 2, "--author", "B", "--json"))
+    assert found == {"ids": ["2", "4"], "left": 2, "last": True, "finished": True}
+    assert torch.equal(weight(run), two)
+    lines = ledger(load_run(run))
+    assert [line.status for line in lines] == ["applied", "applied", "undone", "rolled-back", "undone"]
+    assert {line.author for line in lines} == {"A"}
+    assert [line.undone_by for line in lines] == ["", "", "B", "", "B"]
+    assert lines[2].undone_at >= lines[2].at > "2020"
+    assert "taken back" in invoke("log", run, "--last", 1)
+    with pytest.raises(RunError, match="3 edits cannot be undone: 2 are applied"):
+        undo(run, last=3)
+
+
+def test_one_in_the_middle_is_left_out_of_the_sum(run) -> None:
+    base = load(json.loads((run / "run.json").read_text())["config"]["model"]["name"])
+    path = base.mlp_out(LAYER)
+    with closing(open_edited(run)) as edited:
+        journal = edited.trajectory.journal
+        wanted = base.weight(path).clone().contiguous()
+        for step in (1, 3, 5):
+            journal.update(step).changes[path].add_to(wanted)
+    assert "replayed as they were computed" in invoke("undo", run, "--id", "1")
+    assert torch.equal(weight(run), wanted)
+    with pytest.raises(RunError, match="no applied edit with the id '1'"):
+        undo(run, id="1")
+    with pytest.raises(RunError, match="no applied edit with the id '3'"):  # it was refused
+        undo(run, id="3")
+    with pytest.raises(ErrataError, match="not both"):
+        invoke("undo", run, "--id", "0", "--last", 1)
+
+
+def test_two_states_are_compared_on_prompts(run, tmp_path) -> None:
+    found = differences(run, 0, 2)
+    assert {d.prompt for d in found} == {fact.text for fact in tiny_facts(2)}
+    assert all(d.kl > 0 for d in found)
+    assert [d.kl for d in found] == sorted((d.kl for d in found), reverse=True)
+    assert [(d.kl, d.before == d.after) for d in differences(run, 2, 2, ["Ada speaks"])] == [(0.0, True)]
+    (tmp_path / "prompts.txt").write_text("Ada speaks\n\nBoris works as a\n")
+    listed = json.loads(invoke("diff", run, "--from", 1, "--prompts", tmp_path / "prompts.txt", "--json"))
+    assert {d["prompt"] for d in listed} == {"Ada speaks", "Boris works as a"}
+    with pytest.raises(RunError, match="no edit lies between"):
+        differences(run, 2, 2)
+    with pytest.raises(RunError, match="there is no step 99"):
+        differences(run, 0, 99, ["x"])
+
+
+def test_what_is_proposed_anew_is_what_is_in_the_weights_without_the_old_models_answers(run) -> None:
+    undo(run, id="0")
+    told: list[str] = []
+    facts = facts_to_reapply(run, tell=told.append)
+    assert [fact.id for fact in facts] == ["1", "2", "4"]
+    assert all(fact.checks == () for fact in facts)
+    assert told == ["2 of 5 facts are left out: refused, undone or not made."]
+    assert [fact.id for fact in facts_to_reapply(run, refused=True)] == ["3"]
+
+
+def test_facts_are_edited_anew_on_another_base(home, run, tmp_path) -> None:
+    model = tiny_model("gpt2", seed=1)
+    model.model.save_pretrained(tmp_path / "new")
+    model.tokenizer.save_pretrained(tmp_path / "new")
+    out = tmp_path / "again"
+    verdict = json.loads(
+        invoke(
+            "reapply",
+            run,
+            "--model",
+            tmp_path / "new",
+            "--out",
+            out,
+            "-o",
+            "guard.lines=4",
+            "-o",
+            f"probes={PROBES}",
+            "--json",
+        )
+    )
+    assert [fact["id"] for fact in verdict["facts"]] == ["0", "1", "2", "4"]
+    assert json.loads((out / "run.json").read_text())["config"]["model"]["name"] == str(tmp_path / "new")
+
+
+def test_a_torn_ledger_is_mended_and_never_hides_an_edit(run) -> None:
+    stamps = run / "ledger.jsonl"
+    stamps.write_bytes(stamps.read_bytes()[:-9])
+    assert [line.at != "" for line in ledger(load_run(run))] == [True, True, True, True, False]
+    undo(run)
+    assert [json.loads(line).get("undo") for line in stamps.read_text().splitlines()][-1] == [5]
+    stamps.unlink()
+    assert [line.at for line in ledger(load_run(run))] == [""] * N
+
+
+@pytest.mark.parametrize(
+    ("steps", "says"),
+    [
+        ([0.001] * (LEAST - 1), "unknown: too few edits"),
+        ([0.001] * 20, "about 80 more edits"),
+        ([-0.0001] * 20, "has not been moving"),
+        ([0.001, -0.0008] * 15, "no limit seen"),
+    ],
+)
+def test_how_many_more_fit_is_extrapolated_with_an_interval_or_unknown(steps, says) -> None:
+    levels = np.cumsum(steps)
+    made = [{"edit": i, "step": i, "signals": {"kl": float(kl)}} for i, kl in enumerate(levels, 1)]
+    room = _room(made, {"enabled": True, "budget": 0.1})
+    assert says in str(room)
+    if room.more is not None and room.low is not None:
+        assert room.low <= room.more
+    assert "the guard was off" in str(_room(made, {"enabled": False, "budget": 0.1}))
+    assert math.isnan(Room(math.nan, 0.1, None, None, None, 0).level)
