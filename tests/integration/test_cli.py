@@ -210,7 +210,7 @@ def test_a_full_disk_damages_nothing(errata, material, tmp_path, monkeypatch) ->
     monkeypatch.setattr(os, "fsync", fsync)
     status, _, messages = errata("run", material / "recipe.yaml", "--out", out)
     assert status == 1
-    assert "disk is full" in messages
+    assert "No space left on device" in messages
     assert "Traceback" not in messages
     monkeypatch.setattr(os, "fsync", real)
     lines = (out / "journal.jsonl").read_text().splitlines()

@@ -1,9 +1,8 @@
 """The sequential run: edit after edit, with probes, checkpoints, and a resume that continues as if never stopped."""
 
-import errno
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from errata.analysis.chance import guessed
@@ -49,7 +48,7 @@ def run(
     if (out / "run.json").exists():
         raise RunError(f"{out} holds a run already. Continue it: errata resume {out}. Or name another --out.")
     session = open_session(recipe, progress.tell, model, stream)
-    with store.lock(), _disk_full_explained(out):
+    with store.lock():
         config = session.recipe.model_dump(mode="json")
         fingerprint = model_fingerprint(session.model)
         store.begin(describe(config, session.stream, fingerprint, sources(session)), session.stream)
@@ -78,7 +77,7 @@ def resume(out: Path, progress: Progress | None = None, model: EditableModel | N
     recipe = Recipe.model_validate(store.description()["config"])
     given = recipe.edits.dataset == "jsonl" and recipe.edits.path is None
     session = open_session(recipe, progress.tell, model, store.stream() if given else None)
-    with store.lock(), _disk_full_explained(out):
+    with store.lock():
         store.check(model_fingerprint(session.model), session.stream, sources(session))
         with tracked(session.recipe.run.tracker, session.recipe.model_dump(mode="json"), out, progress) as told:
             _Loop(session, store, told, lent=model is not None).go()
@@ -182,16 +181,3 @@ class _Loop:
         self.store.write_quarantine([e for e in self.trajectory.journal.entries if e.step <= step], self.facts)
         self.store.note_peak_memory(self.session.model.device)
         self.store.write_checkpoint(Checkpoint(step, self.trajectory.masters(), state, finished, undone))
-
-
-@contextmanager
-def _disk_full_explained(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise RunError(
-            f"the disk is full: {e.filename or out} could not be written. Everything recorded so far is whole; free "
-            f"some space, then: errata resume {out}"
-        ) from e

@@ -1,5 +1,6 @@
 """The run directory: its description, its rows, its checkpoints, and the lock that keeps two processes apart."""
 
+import errno
 import fcntl
 import json
 import os
@@ -29,6 +30,7 @@ from errata.trajectory.journal import Entry
 
 __all__ = ["Checkpoint", "RunStore", "describe"]
 
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 _KEPT = 2  # checkpoints; an older step is rebuilt from the updates
 
 
@@ -57,17 +59,33 @@ class RunStore:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes out of the run while the block lasts."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as f:
-            try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as e:
-                raise RunError(f"{self.path} is being run by another process. Wait for it, or stop it first.") from e
-            # Nobody else writes here now: whatever is half-written was left by a process that was killed.
-            for leftover in [*self.path.rglob(".*.part")]:
-                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        """Keep other processes out of the run while the block lasts; a disk that refuses a write is put in words."""
+        with self._refusals_explained():
+            self.path.mkdir(parents=True, exist_ok=True)
+            with (self.path / ".lock").open("w") as f:
+                self._claim(f.fileno())
+                yield
+
+    def _claim(self, lock: int) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise RunError(f"{self.path} is being run by another process. Wait for it, or stop it first.") from e
+        # Nobody else writes here now: whatever is half-written was left by a process that was killed.
+        for leftover in [*self.path.rglob(".*.part")]:
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+    @contextmanager
+    def _refusals_explained(self) -> Iterator[None]:
+        try:
             yield
+        except OSError as e:
+            if e.errno not in _REFUSALS:
+                raise
+            raise RunError(
+                f"{e.filename or self.path} could not be written: {e.strerror}. Everything recorded so far is whole; "
+                f"make room or mend the disk, then: errata resume {self.path}"
+            ) from e
 
     def begin(self, description: Mapping[str, Any], stream: EditStream) -> None:
         """Write `facts.jsonl` and the description."""
