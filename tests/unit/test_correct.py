@@ -30,7 +30,7 @@ from shove import LAYER, ShovePoint
 from tiny import tiny_facts, tiny_model
 
 N = 5
-PROBES = "[{name: proficiency, every: 9}, {name: text, every: 9}, {name: ripple, every: 9}]"
+PROBES = "[{name: proficiency}, {name: text}, {name: ripple, every: 9}]"
 
 
 @pytest.fixture(scope="module")
