@@ -71,6 +71,21 @@ LAB_MODELS: dict[str, LabSpec] = {
         "lab-s-llama", "llama", people=120, layers=4, width=192, heads=6, site=1, steps=3200, rate=1.5e-3
     ),
     "lab-s-small": LabSpec("lab-s-small", "gpt2", people=120, layers=4, width=128, heads=4, site=1, steps=3200),
+    "lab-s-chat": LabSpec(
+        "lab-s-chat",
+        "gpt2",
+        people=120,
+        layers=4,
+        width=192,
+        heads=6,
+        site=1,
+        steps=1000,
+        rate=4e-4,
+        readout=0.0,
+        noise=0.3,
+        turns=0.5,
+        start="lab-s",
+    ),
     "lab-m": LabSpec("lab-m", "gpt2", people=300, layers=6, width=320, heads=8, site=2, steps=3600, rate=1.3e-3),
 }
 """Every lab model by name."""

@@ -132,7 +132,7 @@ def _table2() -> list[Claim]:
 
 def _compared(name: str, section: str, sentence: str, paper: str, worse: str, better: str) -> Claim:
     """Claim that the runs of one kind lose more than those of another."""
-    measure = m.loses_more(worse, better, at_least=SAME, rule=f"`{worse}` less `{better}` after the last edit; {_MORE}")
+    measure = m.loses_more(worse, better, at_least=SAME, rule=f"{worse} less {better}, after the last edit; {_MORE}")
     return Claim(name, section, sentence, paper, measure, (f"{worse}/*", f"{better}/*"), ITEMS)
 
 

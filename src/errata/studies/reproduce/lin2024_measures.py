@@ -103,6 +103,8 @@ def lost_by_each(kinds: Sequence[str], *, at_least: float, rule: str, sets: bool
         groups = {kind: results.names(f"{kind}/*") for kind in kinds}
         if sets:
             groups = {f"set {name.rpartition('/')[2]}": [name] for names in groups.values() for name in names}
+        if len(groups) < 2:
+            return untestable("one set; two are needed")
         each = {
             label: mean_of_bounded([relative_loss(results.run(n)) for n in names], results.rng())
             for label, names in groups.items()
