@@ -30,6 +30,7 @@ from errata.studies.run import run
 from errata.trajectory import DiskJournal
 from fake_run import make_run
 from tiny import tiny_facts, tiny_model, tiny_text_file
+from trained import trained
 
 # peft 0.21 still asks transformers 5 by an old name.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -47,6 +48,7 @@ METHODS = {
     "grace": {"layer": 1, "steps": 15, "epsilon": 0.5},
     "wise": {"layer": 2, "lr": 0.3, "steps": 10, "alpha": 50.0, "beta": 1.0, "act_ratio": 0.3},
     "scr": {},
+    "serac": {},
 }
 FACTS = tiny_facts(6)
 PROMPTS = [text for fact in FACTS for text in (fact.text, *fact.paraphrase_prompts, *fact.neighborhood_prompts)]
@@ -77,6 +79,8 @@ def runs(home):
             settings = dict(METHODS[method])
             if method in ("memit", "wise"):
                 settings["statistics"] = {"source": str(home / "text.txt")}
+            if method == "serac":
+                settings["checkpoint"] = str(shutil.copytree(trained("serac", load(home / family)), home / "network"))
             content = {
                 "model": {"name": str(home / family)},
                 "method": {"name": method, **settings},
@@ -197,7 +201,7 @@ def test_fine_tuning_has_no_small_adapter_unless_asked_for_with_its_loss(runs, t
     assert made.fidelity.logits > 1e-4
 
 
-@pytest.mark.parametrize("method", ["grace", "wise", "scr"])
+@pytest.mark.parametrize("method", ["grace", "wise", "scr", "serac"])
 def test_an_editor_attaches_again_and_leaves_no_trace(runs, home, tmp_path, method) -> None:
     export(runs(method), tmp_path / "out", "editor")
     assert not [file for file in (tmp_path / "out").iterdir() if file.suffix in (".pkl", ".pt", ".bin")]
@@ -205,6 +209,7 @@ def test_an_editor_attaches_again_and_leaves_no_trace(runs, home, tmp_path, meth
     with closing(open_edited(runs(method))) as edited:
         wanted = score(edited.model, pairs)
     (home / "text.txt").rename(home / "away.txt")  # what the method learnt beside is not there any more
+    shutil.rmtree(home / "network", ignore_errors=True)
     try:
         model = load(home / "gpt2")
         before = score(model, pairs)
