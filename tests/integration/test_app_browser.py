@@ -1,8 +1,11 @@
 """The app in a real browser: a fact is typed, edited, shown, taken back; nothing typed is obeyed, nothing fetched."""
 
 import json
+import os
 import shutil
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from itertools import count
@@ -13,16 +16,10 @@ from urllib.request import urlopen
 import pytest
 from websockets.sync.client import connect
 
-from errata.app.bench import Bench
-from errata.app.page import Page, serve
-from errata.models import load
-
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(BROWSER is None, reason="no Chromium on the path; install one to see the app used"),
-    # gradio and what it stands on warn of one another.
-    pytest.mark.filterwarnings("ignore"),
 ]
 _TYPE = """((label, text) => {
   const all = [...document.querySelectorAll("label")];
@@ -83,38 +80,50 @@ def tab(tmp_path: Path) -> Iterator[Tab]:
             time.sleep(0.1)
         with urlopen(f"http://127.0.0.1:{port.read_text().split()[0]}/json") as answer:
             pages = [page for page in json.load(answer) if page["type"] == "page"]
-        with connect(pages[0]["webSocketDebuggerUrl"], max_size=None) as socket:
-            yield Tab(socket)
+        with connect(pages[0]["webSocketDebuggerUrl"], max_size=None) as line:
+            yield Tab(line)
     finally:
         browser.terminate()
         browser.wait()
 
 
-def test_a_fact_is_edited_shown_and_taken_back(tab: Tab) -> None:
-    bench = Bench(load("lab-s"), "grace")
-    blocks, address = serve(Page(bench), block=False)
-    try:
-        for domain in ("Page", "Network", "Log"):
-            tab.call(f"{domain}.enable")
-        tab.call("Page.navigate", url=address)
-        tab.wait("document.querySelector('.errata .cost') && document.body.innerText.includes('0 of 0 edits')")
-        subject = "Hugo <img src=x onerror='document.body.dataset.evil = 1'>"
-        for label, text in (("subject", subject), ("prompt", "{} lives with a"), ("new object", "donkey")):
-            tab.js(f"{_TYPE}({json.dumps(label)}, {json.dumps(text)})")
-        tab.js(f"{_PRESS}('Edit')")
-        tab.wait("document.body.innerText.includes('1 of 1 edits')")
-        first = "[...document.querySelectorAll('.errata tr.prompt td')].map((c) => c.textContent.trim())"
-        kind, prompt, before, after, _ = tab.js(first)
-        assert kind == "prompt"
-        assert prompt == f"{subject} lives with a"
-        assert after.split()[0] == "donkey" != before.split()[0]
-        assert tab.js("document.querySelectorAll('.errata img').length") == 0
-        assert tab.js("document.body.dataset.evil === undefined")
-        tab.js(f"{_PRESS}('Undo')")
-        tab.wait("document.querySelector('.log').textContent.includes('undone')")
-        assert tab.js(first)[3] == before
-        assert tab.complaints == []
-        assert {url.split("/")[2] for url in tab.asked if url.startswith("http")} == {address.split("/")[2]}
-    finally:
-        blocks.close()
-        bench.close()
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Serve the app in a process of its own: gradio leaves event loops open behind it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "errata", "app", "--method", "grace", "--port", port]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as server:
+        try:
+            assert server.stdout
+            yield server.stdout.readline().split()[0]
+        finally:
+            server.terminate()
+
+
+def test_a_fact_is_edited_shown_and_taken_back(address: str, tab: Tab) -> None:
+    for domain in ("Page", "Network", "Log"):
+        tab.call(f"{domain}.enable")
+    tab.call("Page.navigate", url=address)
+    tab.wait("document.querySelector('.errata .cost') && document.body.innerText.includes('0 of 0 edits')")
+    subject = "Hugo <img src=x onerror='document.body.dataset.evil = 1'>"
+    for label, text in (("subject", subject), ("prompt", "{} lives with a"), ("new object", "donkey")):
+        tab.js(f"{_TYPE}({json.dumps(label)}, {json.dumps(text)})")
+    tab.js(f"{_PRESS}('Edit')")
+    tab.wait("document.body.innerText.includes('1 of 1 edits')")
+    first = "[...document.querySelectorAll('.errata tr.prompt td')].map((c) => c.textContent.trim())"
+    kind, prompt, before, after, _ = tab.js(first)
+    assert kind == "prompt"
+    assert prompt == f"{subject} lives with a"
+    assert after.split()[0] == "donkey" != before.split()[0]
+    assert tab.js("document.querySelectorAll('.errata img').length") == 0
+    assert tab.js("document.body.dataset.evil === undefined")
+    tab.js(f"{_PRESS}('Undo')")
+    tab.wait("document.querySelector('.log').textContent.includes('undone')")
+    assert tab.js(first)[3] == before
+    assert tab.complaints == []
+    assert {url.split("/")[2] for url in tab.asked if url.startswith("http")} == {address.split("/")[2]}
