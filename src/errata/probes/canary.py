@@ -71,18 +71,29 @@ class LineCanary:
         """Return log-probabilities after each line, and the mean negative log-likelihood within lines, in nats."""
         with model.bare():
             rows = [ids[: model.positions] for ids in model.encode(self._lines)]
-        size = max(1, token_budget(model) // max(map(len, rows)))
-        ends, within = [], []
-        for begin in range(0, len(rows), size):
-            part = rows[begin : begin + size]
+        ends: dict[int, Tensor] = {}
+        within = []
+        for group in _alike(rows, token_budget(model)):
+            part = [rows[line] for line in group]
             places = [(row, place) for row, ids in enumerate(part) for place in range(len(ids))]
             with model.reading([len(ids) - 1 for ids in part]):
                 logp = torch.log_softmax(logits_at(model, part, places).double(), -1)
-            for ids, here in zip(part, torch.split(logp, [len(ids) for ids in part]), strict=True):
-                ends.append(here[-1])
+            for line, ids, here in zip(group, part, torch.split(logp, [len(ids) for ids in part]), strict=True):
+                ends[line] = here[-1]
                 said = torch.tensor(ids[1:], device=logp.device)
                 within.append(here[:-1].gather(1, said[:, None])[:, 0])
-        return torch.stack(ends), -float(torch.cat(within).mean())
+        return torch.stack([ends[line] for line in range(len(rows))]), -float(torch.cat(within).mean())
+
+
+def _alike(rows: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+    """Return the rows' numbers in groups of similar length, so that little of a pass is padding."""
+    groups: list[list[int]] = []
+    for line in sorted(range(len(rows)), key=lambda line: len(rows[line])):
+        n = len(rows[line])
+        if not groups or n > 1.5 * len(rows[groups[-1][0]]) or n * (len(groups[-1]) + 1) > tokens:
+            groups.append([])
+        groups[-1].append(line)
+    return groups
 
 
 def canary_lines(model: EditableModel, source: str, n: int, facts: Sequence[Fact], seed: int = 0) -> list[str]:
