@@ -39,7 +39,7 @@ def test_the_plain_implementation_finds_the_same_updates(tmp_path: Path) -> None
 
 
 def test_a_model_is_taught_facts_by_heart_once(tmp_path: Path) -> None:
-    size = Size("learner", 4, 32, 2, 120)
+    size = Size("learner", 4, 64, 2, 120)
     facts = taught_facts(size, 16)
     learned = [taught_model(size, facts, tmp_path) for _ in range(2)]
     scores = score(learned[0], [(f.text, f.target_true) for f in facts])
