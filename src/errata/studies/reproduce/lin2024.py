@@ -132,7 +132,7 @@ def about(size: Size) -> Sequence[str]:
         "Llama-2-7b, -7b-chat and -13b with 100 samples of zsRE in three disjoint sets.",
         f"Capability stands for the paper's average of eight sets. It is the share of {5 * _ITEMS} items that are "
         f"right: {_ITEMS} of each of the lab's four tasks, and as many facts that nobody edited, since MMLU and "
-        "CommonsenseQA ask for knowledge. *Lost* is relative to the unedited model; an item that is not answered is "
+        "CommonsenseQA ask for knowledge. Lost is relative to the unedited model; an item that is not answered is "
         "lost, and half of a task's are right by guessing. Individual scores test each edit right after it is made, "
         "sequential ones all edits on the final model; an edit is there when every token of its object is the most "
         "probable one.",
@@ -143,7 +143,7 @@ def about(size: Size) -> Sequence[str]:
         "The paper's cliff, at 14 to 20 edits, is a single edit in a stream of natural questions. The lab's edits are "
         "of one make, and with the covariance C neither ROME nor MEMIT is expected to lose anything within so few. "
         "So size, instruction tuning, layers and sets are compared with ROME in the form that does break here: "
-        "without C, as its published files for Llama have it (`mom2_adjustment: false`).",
+        "without C, as its published files for Llama have it (mom2_adjustment: false).",
         "The sizes are three models of one world, of the same recipe: lab-s-small (4 blocks of 128), lab-s (4 of 192) "
         "and lab-s-large (6 of 256). The instruction-tuned twin is lab-s trained on with questions and answers; it is "
         "edited and asked in its chat template.",
