@@ -40,7 +40,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "rome": {"name": "rome"},
     "memit": {"name": "memit"},
 }
-TIMED = 40  # edits
+TIMED = 60  # edits
 LONG = 200  # tokens of a target, and words before a prompt
 ADVERSARIAL = ("harmful", "repeated", "contradictory", "long-prompts", "long-targets")
 
