@@ -71,6 +71,9 @@ LAB_MODELS: dict[str, LabSpec] = {
         "lab-s-llama", "llama", people=120, layers=4, width=192, heads=6, site=1, steps=3200, rate=1.5e-3
     ),
     "lab-s-small": LabSpec("lab-s-small", "gpt2", people=120, layers=4, width=128, heads=4, site=1, steps=3200),
+    "lab-s-large": LabSpec(
+        "lab-s-large", "gpt2", people=120, layers=6, width=256, heads=8, site=2, steps=2600, rate=1.3e-3
+    ),
     "lab-s-chat": LabSpec(
         "lab-s-chat",
         "gpt2",

@@ -49,9 +49,8 @@ def page(figures: dict[str, Any]) -> str:
             for name, f1 in figures["tasks"].items()
         ),
         "",
-        "## Can it be edited?",
-        "",
     ]
+    lines += ["## Can it be edited?", ""] if figures["single_edits"] else []
     for method, counts in figures["single_edits"].items():
         lines += _edits(method, counts, TARGETS)
     lines += [*_trace(figures["trace"]), *_sequences(figures["sequence"]), *_training(figures.get("training", {}))]
@@ -80,6 +79,8 @@ def _edits(method: str, counts: dict[str, list[int]], targets: dict[str, float])
 
 
 def _trace(trace: dict[str, list[float]]) -> list[str]:
+    if not trace:
+        return []
     layers = range(len(next(iter(trace.values()))))
     return [
         "## Where is the fact decided?",
