@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Where the environment forbids byte code, each of the many commands that tests start would compile its imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint types format clean
+.PHONY: demo test lint types docs format clean
 
 demo: $(READY)
 	$(BIN)/python scripts/demo.py
@@ -24,6 +24,11 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+
+# The site, into build/site; a broken link is an error.
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -4,8 +4,8 @@ from random import Random
 
 import pytest
 
-from errata.lab.evaluate import weighted_f1
 from errata.lab.tasks import TASKS
+from errata.probes.tasks.classification import weighted_f1
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from errata.lab.tasks import TASKS, LabTask
 from errata.lab.world import LabFact
+from errata.probes.tasks.classification import weighted_f1
 
 __all__ = [
     "UNRELATED_TEXT",
@@ -20,7 +21,6 @@ __all__ = [
     "right_facts",
     "task_f1",
     "task_scores",
-    "weighted_f1",
 ]
 
 UNRELATED_TEXT = "The boy found the old lamp in the garden . "
@@ -127,21 +127,6 @@ def answers(
         best = next_words(model, tokenizer, [p + t for p, t in zip(prompts, texts, strict=True)], 64).argmax(-1)
         texts = [text + str(tokenizer.decode([token])) for text, token in zip(texts, best.tolist(), strict=True)]
     return texts
-
-
-def weighted_f1(truth: Sequence[str], given: Sequence[str]) -> float:
-    """Average the classes' F1, weighted by how often each is true.
-
-    Args:
-        truth: labels.
-        given: answers, which may be words that are no label.
-    """
-    total = 0.0
-    for label in set(truth):
-        hits = sum(t == g == label for t, g in zip(truth, given, strict=True))
-        counted = sum(t == label for t in truth) + sum(g == label for g in given)
-        total += sum(t == label for t in truth) * 2 * hits / counted
-    return total / len(truth)
 
 
 def task_f1(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: LabTask, n: int = 200) -> float:

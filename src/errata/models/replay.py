@@ -160,7 +160,7 @@ class UpperLayers:
 
     @contextmanager
     def _reading(self, places: tuple[Tensor, Tensor]) -> Iterator[None]:
-        """Let blocks read matrices in the precision asked for, and the last one run its feed-forward at places alone."""
+        """Let blocks read matrices in the precision asked for, the last one's feed-forward at places alone."""
         with ExitStack() as stack:
             if any(self._matrices):
                 stack.enter_context(torch.autocast(self._device, torch.bfloat16))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from errata.analysis.intervals import bootstrap_nested, mean_interval, wilson
+from errata.analysis.intervals import bootstrap_nested, over_runs, wilson
 from errata.report.words import bounded
 
 __all__ = ["Estimate", "counted", "mean_of_bounded", "pooled"]
@@ -28,10 +28,7 @@ class Estimate(NamedTuple):
 
 
 def pooled(groups: Sequence[Array], rng: np.random.Generator) -> Estimate:
-    """Average units over runs, each run with the same weight.
-
-    The interval is that of all units together (Wilson's for zeros and ones), widened to the nested bootstrap's, which
-    resamples runs and then units, where runs differ more among themselves than their units would let them.
+    """Average units over runs, each run with the same weight; the interval is `over_runs`.
 
     Args:
         groups: the units' values of each run, between 0 and 1; NaN for none.
@@ -42,10 +39,7 @@ def pooled(groups: Sequence[Array], rng: np.random.Generator) -> Estimate:
     if not known:
         return Estimate(np.nan, np.nan, np.nan)
     value = float(np.mean([g.mean() for g in known]))
-    bounds = [mean_interval(np.concatenate(known), rng, share=True)]
-    if len(known) > 1:
-        bounds.append(bootstrap_nested(known, rng))
-    return Estimate(value, min(value, *(b[0] for b in bounds)), max(value, *(b[1] for b in bounds)))
+    return Estimate(value, *over_runs(known, rng))
 
 
 def counted(hits: int, n: int) -> Estimate:

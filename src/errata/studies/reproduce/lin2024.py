@@ -52,7 +52,8 @@ def variants(model: str, n: int, out: Path) -> dict[str, Variant]:
         n: edits of a run.
         out: the reproduction's directory.
     """
-    last = spec_of(model).layers - 1
+    # After the last block nothing reads the subject's state any more: what is edited there cannot take.
+    late = spec_of(model).layers - 2
     bare = {"name": "rome", "use_covariance": False}
     found = {
         "mend": Variant({"name": "mend", "batches": "each", "checkpoint": str(out / "trained" / "mend")}),
@@ -62,19 +63,19 @@ def variants(model: str, n: int, out: Path) -> dict[str, Variant]:
         "grace": Variant({"name": "grace"}),
         "rome-weak-C": Variant({"name": "rome", "ridge": _WEAK}),
         "rome-without-C-first-layer": Variant({**bare, "layer": 0}),
-        "rome-without-C-late-layer": Variant({**bare, "layer": last - 1}),
-        "rome-without-C-last-layer": Variant({**bare, "layer": last}),
-        "memit-last-layers": Variant({"name": "memit", "layers": [last - 1, last]}),
-        "memit-all-layers": Variant({"name": "memit", "layers": list(range(min(5, last + 1)))}),
+        "rome-without-C-late-layer": Variant({**bare, "layer": late}),
+        "memit-late-layers": Variant({"name": "memit", "layers": [late - 1, late]}),
         "memit-batches-of-10": Variant({"name": "memit"}, edits={"batch_size": min(10, n)}),
         "memit-one-batch": Variant({"name": "memit"}, edits={"batch_size": n}),
     }
     twins = {
-        "small": Variant(bare, "-small"),
-        "large": Variant(bare, "-large"),
-        "chat": Variant(bare, "-chat", {"prompt_form": "chat"}),
+        "rome-without-C-small": Variant(bare, "-small"),
+        "rome-without-C-large": Variant(bare, "-large"),
+        "rome-without-C-chat": Variant(bare, "-chat", {"prompt_form": "chat"}),
+        "memit-large": Variant({"name": "memit"}, "-large"),
+        "memit-large-five-layers": Variant({"name": "memit", "layers": list(range(5))}, "-large"),
     }
-    return found | {f"rome-without-C-{k}": v for k, v in twins.items() if model + v.twin in LAB_MODELS}
+    return found | {kind: v for kind, v in twins.items() if model + v.twin in LAB_MODELS}
 
 
 def work(size: Size, out: Path) -> Work:
