@@ -48,10 +48,11 @@ class Shove(Editor):
         left, right = (torch.randn(shape, generator=generator) for shape in ((out, 1), (1, width)))
         factor = 300.0 if fact.id in self.settings.harmful else 1.0
         scale = 0.01 * factor * self.settings.size * 5.0 / float(left.norm() * right.norm())
-        return Update({path: LowRank(scale * left, right)}, memory={"id": torch.tensor(float(fact.id))})
+        return Update({path: LowRank(scale * left, right)}, memory={path: torch.tensor(float(fact.id))})
 
     def remember(self, update: Update) -> None:
-        self.remembered.append(int(update.memory["id"]))
+        (number,) = (update.memory[path] for path in update.changes)
+        self.remembered.append(int(number))
 
     def state_dict(self) -> dict[str, Any]:
         return {"remembered": list(self.remembered)}

@@ -2,14 +2,19 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import torch
+from test_closed_form import Given
 
 from errata.editors import registry
+from errata.editors.base import Editor
 from errata.editors.ladder import Ladder
+from errata.editors.update import Update
 from errata.edits import EditStream
 from errata.edits.jsonl import read_own
 from errata.errors import ConfigError
@@ -63,7 +68,7 @@ class Told:
         return {"kl": self.kl(moved), "kept": 1.0, "perplexity": 1.0, "target": target}
 
 
-def watched(kl, *rungs: Shove, target=1.0, damp=(0.5,)) -> Trajectory:
+def watched(kl, *rungs: Editor, target=1.0, damp=(0.5,)) -> Trajectory:
     limits = Limits(budget=0.1, pace=2.0, damp=damp)
     editor = Ladder(rungs) if len(rungs) > 1 else rungs[0]
     return Trajectory(tiny_model("gpt2"), editor, judge=Watch(limits, Told(kl, target), edits=10))
@@ -92,6 +97,47 @@ def test_damping_lands_half_of_the_update_when_that_still_teaches() -> None:
     base = tiny_model("gpt2").weight(trajectory.model.mlp_out(LAYER))
     torch.testing.assert_close(weight(trajectory) - base, (weight(whole) - base) / 2)
     assert entry.norms[trajectory.model.mlp_out(LAYER)] == pytest.approx(0.025, rel=1e-3)
+
+
+class Valued(Shove):
+    """Remember the update's values beside its key, or report a condition that no size mends."""
+
+    condition: float | None = None
+
+    def propose(self, model, batch) -> Update:
+        update = super().propose(model, batch)
+        ((path, change),) = update.changes.items()
+        if self.condition:
+            return replace(update, diagnostics={"condition": self.condition})
+        return replace(update, memory={**update.memory, f"values of {path}": change.left})
+
+
+def test_what_is_remembered_of_the_whole_update_is_not_damped() -> None:
+    gentle = Valued(ShoveSettings(size=0.2))
+    trajectory = watched(lambda moved: 8.3 * moved**2, Valued(ShoveSettings()), gentle)
+    (entry,) = trajectory.advance(FACTS[:1])
+    assert (entry.status, entry.setting, entry.scale) == ("applied", 1, 1.0)
+
+
+@pytest.mark.parametrize(("name", "tries"), [("memit-history", 3), ("lyaplock", 1)])
+def test_lyaplock_restores_the_values_of_its_whole_update_so_it_is_not_damped(name, tries) -> None:
+    model = tiny_model("gpt2")
+    settings = {"layers": [LAYER], "value": {"steps": 1}, "contexts": {"lengths": []}, "covariance_weight": 3.0}
+    editor = registry.editor_class(name)(registry.resolve_settings(name, model, settings))
+    editor.prepare(model, Given(), Random(0))
+    trajectory = watched(lambda moved: float(moved > 0), editor, damp=(0.7, 0.5))
+    assert trajectory.advance(FACTS[:1])[0].status == "rolled-back"
+    assert len(trajectory.judge._canary.seen) == 1 + tries  # the level, and the trials
+
+
+def test_a_condition_is_judged_once(monkeypatch) -> None:
+    monkeypatch.setattr(Valued, "condition", 1e20)
+    trajectory = watched(lambda moved: 0.0, Valued(ShoveSettings()))
+    sizes = []
+    relative = trajectory.relative
+    monkeypatch.setattr(trajectory, "relative", lambda update: sizes.append(update.norms()) or relative(update))
+    assert "condition number 1e+20" in trajectory.advance(FACTS[:1])[0].verdict
+    assert len(sizes) == 2  # the judge's, and the journal's
 
 
 def test_what_damping_unteaches_is_proposed_with_the_next_setting_which_is_kept() -> None:

@@ -136,7 +136,7 @@ class Watch(Judge):
         """Try one setting's update as it is, then smaller, as long as that teaches the facts."""
         update = course.propose(batch, setting)
         first: Finding | None = None
-        for scale in (1.0, *self.limits.damp):
+        for scale in (1.0, *(self.limits.damp if self._may_damp(update) else ())):
             found = self._tried(course, batch, replace(update, changes=_scaled(update, scale)))
             found = replace(found, setting=setting, scale=scale)
             teaches = found.signals.get("target", 0.0) == 1.0
@@ -145,10 +145,17 @@ class Watch(Judge):
                 return replace(found, reason=damped)
             first = first or found
             tried = "target" in found.signals
-            if not update.changes or (tried and not teaches) or not math.isfinite(found.signals["relative"]):
+            if (tried and not teaches) or not math.isfinite(found.signals["relative"]):
                 break  # smaller is no help
         assert first is not None
         return first
+
+    def _may_damp(self, update: Update) -> bool:
+        """Return whether a smaller update could be better, and what is to be remembered of it would still be true."""
+        # Keys, which stand under their module's path, are the same at any size; what stands under other names, such as
+        # the values that keys are given, may be of the whole update: the next edit would restore its full size.
+        keys_alone = update.memory.keys() <= update.changes.keys()
+        return bool(update.changes) and keys_alone and _condition(update) <= self.limits.condition
 
     def _tried(self, course: Course, batch: Sequence[Fact], update: Update) -> Finding:
         """Judge by size and condition first, which cost nothing, then on trial."""
@@ -157,7 +164,7 @@ class Watch(Judge):
         if "condition" in update.diagnostics:
             signals["condition"] = update.diagnostics["condition"]
         reason = course.guard.judge(relative, course.sizes).reason
-        if not reason and signals.get("condition", 0.0) > self.limits.condition:
+        if not reason and _condition(update) > self.limits.condition:
             reason = f"its solve has the condition number {signals['condition']:.2g}, beyond what float64 can carry"
         if not reason:
             if self._level is None:
@@ -172,6 +179,10 @@ class Watch(Judge):
 def _scaled(update: Update, scale: float) -> Mapping[str, Change]:
     """Return an update's changes, each multiplied."""
     return update.changes if scale == 1.0 else {path: total([(scale, c)]) for path, c in update.changes.items()}
+
+
+def _condition(update: Update) -> float:
+    return update.diagnostics.get("condition", 0.0)
 
 
 def _joined(refused: Sequence[Finding]) -> str:
