@@ -22,10 +22,12 @@ from errata.editors import registry
 from errata.edits.jsonl import read_own
 from errata.errors import ErrataError, RunError
 from errata.models import load
-from errata.studies.correct import GENERATED, filled_in, read_facts, readable
+from errata.studies import run as runs
+from errata.studies.correct import GENERATED, correct, correction_recipe, filled_in, read_facts, readable
 from errata.studies.edited import open_edited
 from errata.studies.ledger import differences, facts_to_reapply, undo
 from errata.studies.run import resume
+from errata.studies.session import open_session
 from shove import LAYER, ShovePoint
 from tiny import tiny_facts, tiny_model
 
@@ -116,6 +118,25 @@ def test_dry_runs_and_occupied_places_edit_nothing(home, tmp_path) -> None:
     assert not (tmp_path / "x").exists()
     with pytest.raises(RunError, match="holds a run already"):
         invoke("edit", home / "facts.csv", "--out", home / "run", *by_shove(home))
+
+
+def test_a_run_that_another_process_finished_meanwhile_is_left_as_it_is(home, tmp_path, monkeypatch) -> None:
+    model, facts = load(home / "model"), tiny_facts(1)
+    out, options = tmp_path / "run", ["guard.enabled=false", "probes=[{name: text}]"]
+    ours, theirs = (correction_recipe(str(home / "model"), "shove", out, 1, author=a, overrides=options) for a in "AB")
+
+    def late(*given: object) -> object:
+        monkeypatch.setattr(runs, "open_session", open_session)
+        correct(facts, theirs, out, model)
+        return open_session(*given)
+
+    monkeypatch.setattr(runs, "open_session", late)
+    with pytest.raises(RunError, match="holds a run already"):
+        correct(facts, ours, out, model)
+    assert json.loads((out / "run.json").read_text())["config"]["run"]["author"] == "B"
+    (out / "run.json").write_text((out / "run.json").read_text().replace('"checkpoint_every"', '"checkpoint_evry"'))
+    with pytest.raises(RunError, match="did you mean 'checkpoint_every'"):
+        resume(out)
 
 
 def test_what_facts_lack_is_filled_in_and_nothing_is_invented(home) -> None:

@@ -2,8 +2,10 @@
 
 import json
 
+import pytest
 import torch
 
+from errata.errors import RunError
 from errata.studies.store import RunStore
 
 
@@ -19,3 +21,36 @@ def test_peak_memory_is_the_process_for_a_model_on_the_cpu_even_beside_a_gpu(tmp
     # What an earlier process of the run has held is kept.
     store.note_peak_memory(torch.device("cuda:1"))
     assert json.loads((tmp_path / "usage.json").read_text())["peak_memory_bytes"] == held
+
+
+def test_taking_the_lock_removes_half_written_files_of_a_run_and_nobody_elses(tmp_path) -> None:
+    ours = [
+        ".run.json.12.part",
+        "updates/.step-000001.safetensors.12.part",
+        "probes/drift/.part-000001.parquet.12.part",
+        "checkpoints/.step-000001.part/.state.json.12.part",
+    ]
+    theirs = [".film.part", "films/.film.mkv.7.part", "updates/old/.film.part/reel", "checkpoints/step-000001/.x.part"]
+    for name in (*ours, *theirs):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    with RunStore(tmp_path).lock():
+        pass
+    assert [name for name in ours if (tmp_path / name).exists()] == []
+    assert [name for name in theirs if not (tmp_path / name).exists()] == []
+    assert not (tmp_path / "checkpoints" / ".step-000001.part").exists()
+
+
+def test_a_run_begins_where_nothing_is_but_what_a_killed_beginning_left(tmp_path) -> None:
+    store = RunStore(tmp_path / "run")
+    store.check_free()
+    with store.lock():
+        store.check_free()
+    for name in ("facts.jsonl", ".run.json.12.part"):
+        (store.path / name).write_text("{")
+    store.check_free()
+    (store.path / "thesis.tex").write_text("x")
+    with pytest.raises(RunError, match=r"not empty: it holds thesis\.tex"):
+        store.check_free()
+    with pytest.raises(RunError, match="not empty"):
+        RunStore(store.path / "thesis.tex").check_free()

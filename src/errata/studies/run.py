@@ -11,12 +11,14 @@ from errata.edits import EditStream, Fact
 from errata.errors import ErrataError, RunError
 from errata.models import EditableModel
 from errata.probes.rows import Row
+from errata.studies.description import describe
+from errata.studies.edited import recorded_recipe
 from errata.studies.guarded import guard_of, watch_over
 from errata.studies.measuring import is_due, measured
 from errata.studies.progress import Progress
 from errata.studies.recipe import Recipe
 from errata.studies.session import Session, open_session, prepare, sources
-from errata.studies.store import Checkpoint, RunStore, describe
+from errata.studies.store import Checkpoint, RunStore
 from errata.studies.tracking import tracked
 from errata.studies.unchanged import kept_states
 from errata.trajectory import DiskJournal, Trajectory
@@ -35,20 +37,23 @@ def run(
 
     Args:
         recipe: what to run.
-        out: the run directory; must not hold a run.
+        out: the run directory; absent or empty.
         progress: told of every edit.
         model: used instead of loading the recipe's; given back unedited.
         stream: used instead of reading the recipe's data set; to resume such a run its own `facts.jsonl` is read.
 
     Returns:
         The run directory.
+
+    Raises:
+        RunError: when `out` holds a run or other files, or is in use by another process.
     """
     progress = progress or Progress()
     store = RunStore(out)
-    if (out / "run.json").exists():
-        raise RunError(f"{out} holds a run already. Continue it: errata resume {out}. Or name another --out.")
+    store.check_free()
     session = open_session(recipe, progress.tell, model, stream)
     with store.lock():
+        store.check_free()  # another process may have run here while the model was loaded
         config = session.recipe.model_dump(mode="json")
         fingerprint = model_fingerprint(session.model)
         store.begin(describe(config, session.stream, fingerprint, sources(session)), session.stream)
@@ -74,7 +79,7 @@ def resume(out: Path, progress: Progress | None = None, model: EditableModel | N
     """
     progress = progress or Progress()
     store = RunStore(out)
-    recipe = Recipe.model_validate(store.description()["config"])
+    recipe = recorded_recipe(store)
     given = recipe.edits.dataset == "jsonl" and recipe.edits.path is None
     session = open_session(recipe, progress.tell, model, store.stream() if given else None)
     with store.lock():

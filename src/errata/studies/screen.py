@@ -15,10 +15,11 @@ from errata.models.lower import LowerStates
 from errata.probes.base import View
 from errata.probes.rows import Row
 from errata.studies.agreement import check_agreement
+from errata.studies.description import describe
 from errata.studies.progress import Progress
 from errata.studies.recipe import Recipe
 from errata.studies.session import Session, open_session, prepare, reading, sources
-from errata.studies.store import RunStore, describe
+from errata.studies.store import RunStore
 from errata.studies.unchanged import first_changed, kept_states
 from errata.trajectory import Entry, Guard, Trajectory
 

@@ -3,16 +3,13 @@
 import errno
 import fcntl
 import json
-import os
-import platform
+import re
 import resource
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,9 +25,10 @@ from errata.files import sync_folder, write_aside
 from errata.probes.rows import Row, write_rows
 from errata.trajectory.journal import Entry
 
-__all__ = ["Checkpoint", "RunStore", "describe"]
+__all__ = ["Checkpoint", "RunStore"]
 
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+_ASIDE = re.compile(r"\..+\.\d+\.part")  # what `write_aside` calls a file until it is whole
 _KEPT = 2  # checkpoints; an older step is rebuilt from the updates
 
 
@@ -72,8 +70,32 @@ class RunStore:
         except BlockingIOError as e:
             raise RunError(f"{self.path} is being run by another process. Wait for it, or stop it first.") from e
         # Nobody else writes here now: whatever is half-written was left by a process that was killed.
-        for leftover in [*self.path.rglob(".*.part")]:
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        for folder in (self.path, self.path / "updates", *self.path.glob("probes/*")):
+            for leftover in folder.glob(".*.part"):
+                if _ASIDE.fullmatch(leftover.name) and leftover.is_file():
+                    leftover.unlink(missing_ok=True)
+        for leftover in self.path.glob("checkpoints/.step-*.part"):
+            shutil.rmtree(leftover)
+
+    def check_free(self) -> None:
+        """Refuse a place that holds a run, or files of somebody else's, as one where a run may begin.
+
+        Raises:
+            RunError: says which.
+        """
+        if (self.path / self.description_file).exists():
+            raise RunError(
+                f"{self.path} holds a run already. Continue it: errata resume {self.path}. Or name another --out."
+            )
+        # A process killed before the description was written has left no more than this.
+        own = (".lock", "facts.jsonl")
+        found = [self.path] if self.path.is_file() else sorted(self.path.glob("*"))
+        foreign = [file.name for file in found if file.name not in own and not _ASIDE.fullmatch(file.name)]
+        if foreign:
+            raise RunError(
+                f"{self.path} is no run directory and not empty: it holds {', '.join(foreign[:3])}"
+                f"{' and more' if len(foreign) > 3 else ''}. Name another --out: a run begins in a new place."
+            )
 
     @contextmanager
     def _refusals_explained(self) -> Iterator[None]:
@@ -254,43 +276,3 @@ class RunStore:
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.path / "checkpoints").glob("step-*"))
-
-
-def describe(
-    config: Mapping[str, Any], stream: EditStream, fingerprint: str, sources: Mapping[str, str]
-) -> dict[str, Any]:
-    """Return what `run.json` holds: configuration, versions, fingerprints, hardware."""
-    packages = ("errata", "torch", "transformers", "tokenizers", "safetensors")
-    return {
-        "name": config["run"]["name"],
-        "config": dict(config),
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
-        "git": _commit(),
-        "model_fingerprint": fingerprint,
-        "sources": dict(sources),
-        "stream": {
-            "fingerprint": stream.fingerprint(),
-            "n": len(stream),
-            "batch_size": stream.batch_size,
-            "hashes": stream.hashes(),
-        },
-        "hardware": {
-            "machine": platform.machine(),
-            "system": platform.system(),
-            "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-    }
-
-
-def _commit() -> str | None:
-    """Return the commit of the checkout that this package runs from, if it is one."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
