@@ -27,29 +27,40 @@ from tiny import tiny_facts, tiny_model
 
 FACTS = tiny_facts(9)
 FINE = {"kl": 0.02, "kept": 1.0, "perplexity": 1.0}
+LIMITS = Limits(budget=0.1, kept=0.9, perplexity=1.1, pace=2.0, horizon=100, condition=1e14, damp=(0.5,))
 
 
 @pytest.mark.parametrize(
-    ("signals", "level", "left", "said"),
+    ("signals", "before", "left", "size", "said"),
     [
-        (FINE, 0.02, 10, ""),
-        ({**FINE, "kl": 0.023}, 0.02, 10, ""),
-        ({**FINE, "kl": 0.04}, 0.02, 10, "times an edit's share"),
+        (FINE, FINE, 10, 1, ""),
+        ({**FINE, "kl": 0.023}, FINE, 10, 1, ""),
+        ({**FINE, "kl": 0.04}, FINE, 10, 1, "times an edit's share"),
         # The same rise fits where fewer edits are to come, and not where nobody knows how many.
-        ({**FINE, "kl": 0.04}, 0.02, 2, ""),
-        ({**FINE, "kl": 0.04}, 0.02, None, "times an edit's share"),
-        ({**FINE, "kl": 0.11}, 0.02, 1, "over the budget of 0.1"),
+        ({**FINE, "kl": 0.04}, FINE, 2, 1, ""),
+        ({**FINE, "kl": 0.04}, FINE, None, 1, "times an edit's share"),
+        # A batch of five has five edits' shares, and never more than all that is left.
+        ({**FINE, "kl": 0.04}, FINE, 10, 5, ""),
+        ({**FINE, "kl": 0.04}, FINE, 50, 5, "times 5 edits' share"),
+        ({**FINE, "kl": 0.099}, FINE, None, 200, ""),
+        ({**FINE, "kl": 0.101}, FINE, None, 200, "over the budget of 0.1"),
+        ({**FINE, "kl": 0.11}, FINE, 1, 1, "over the budget of 0.1"),
         # What is past the budget may still be mended: an edit that lowers the damage passes.
-        ({**FINE, "kl": 0.2, "kept": 0.1, "perplexity": 9.0}, 0.3, 5, ""),
-        ({**FINE, "kl": 0.021, "kept": 0.8}, 0.02, 10, "80% of the canary's answers"),
-        ({**FINE, "kl": 0.021, "perplexity": 2.5}, 0.02, 10, "2.50 times what it was"),
-        ({**FINE, "kl": math.nan}, 0.02, 10, "NaN on the canary"),
-        ({**FINE, "perplexity": math.inf}, 0.02, 10, "NaN on the canary"),
+        ({"kl": 0.2, "kept": 0.1, "perplexity": 9.0}, {"kl": 0.3, "kept": 0.1, "perplexity": 9.5}, 5, 1, ""),
+        ({**FINE, "kl": 0.021, "kept": 0.8}, FINE, 10, 1, "80% of the canary's answers"),
+        ({**FINE, "kl": 0.021, "perplexity": 2.5}, FINE, 10, 1, "2.50 times what it was"),
+        # Each signal is compared with itself: KL may fall while answers are lost or the prose worsens, or rise alone.
+        ({**FINE, "kl": 0.019, "kept": 0.8}, FINE, 10, 1, "80% of the canary's answers"),
+        ({**FINE, "kl": 0.019, "perplexity": 2.5}, FINE, 10, 1, "2.50 times what it was"),
+        ({**FINE, "kl": 0.021, "kept": 0.8}, {**FINE, "kept": 0.8}, 10, 1, ""),
+        ({**FINE, "kl": math.nan}, FINE, 10, 1, "NaN on the canary"),
+        ({**FINE, "perplexity": math.inf}, FINE, 10, 1, "NaN on the canary"),
     ],
 )
-def test_objections(signals: dict[str, float], level: float, left: int | None, said: str) -> None:
-    limits = Limits(budget=0.1, kept=0.9, perplexity=1.1, pace=2.0, horizon=100)
-    objection = limits.objection(signals, level, left)
+def test_objections(
+    signals: dict[str, float], before: dict[str, float], left: int | None, size: int, said: str
+) -> None:
+    objection = LIMITS.objection(signals, before, left, size)
     assert said in objection
     assert bool(objection) is bool(said)
 
@@ -69,7 +80,7 @@ class Told:
 
 
 def watched(kl, *rungs: Editor, target=1.0, damp=(0.5,)) -> Trajectory:
-    limits = Limits(budget=0.1, pace=2.0, damp=damp)
+    limits = replace(LIMITS, damp=damp)
     editor = Ladder(rungs) if len(rungs) > 1 else rungs[0]
     return Trajectory(tiny_model("gpt2"), editor, judge=Watch(limits, Told(kl, target), edits=10))
 
@@ -128,6 +139,15 @@ def test_lyaplock_restores_the_values_of_its_whole_update_so_it_is_not_damped(na
     trajectory = watched(lambda moved: float(moved > 0), editor, damp=(0.7, 0.5))
     assert trajectory.advance(FACTS[:1])[0].status == "rolled-back"
     assert len(trajectory.judge._canary.seen) == 1 + tries  # the level, and the trials
+
+
+def test_a_batch_may_cost_what_its_edits_may_cost_one_by_one() -> None:
+    class Batched(Shove):
+        def propose(self, model, batch) -> Update:
+            return super().propose(model, batch[:1])
+
+    trajectory = watched(lambda moved: 8.3 * moved**2, Batched(ShoveSettings()), damp=())  # 0.0208 of 0.1 for ten
+    assert {entry.status for entry in trajectory.advance(FACTS[:2])} == {"applied"}
 
 
 def test_a_condition_is_judged_once(monkeypatch) -> None:
@@ -272,7 +292,7 @@ def test_verdicts_are_replayed_not_judged_anew(recipe, tmp_path) -> None:
     trajectory.advance(FACTS[1:2])
     told = Told(lambda moved: 99.0)
     again = Trajectory(
-        tiny_model("gpt2"), Shove(ShoveSettings()), judge=Watch(Limits(), told), journal=DiskJournal(tmp_path)
+        tiny_model("gpt2"), Shove(ShoveSettings()), judge=Watch(LIMITS, told), journal=DiskJournal(tmp_path)
     )
     assert torch.equal(weight(again), weight(trajectory))
     assert told.seen == []

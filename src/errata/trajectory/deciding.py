@@ -107,7 +107,7 @@ class Watch(Judge):
         self.limits = limits
         self._canary = canary
         self._edits = edits
-        self._level: float | None = None
+        self._level: Signals | None = None
         self._setting = 0
 
     def recall(self, entries: Sequence[Entry]) -> None:
@@ -126,7 +126,7 @@ class Watch(Judge):
             except NumericalError as e:
                 found = Finding(None, "failed", str(e), setting=setting)
             if found.status == "applied":
-                self._level, self._setting = found.signals["kl"], setting
+                self._level, self._setting = found.signals, setting
                 why = f"made with setting {setting}, since {_joined(refused)}" if refused else ""
                 return replace(found, reason="; ".join(filter(None, (why, found.reason))))
             refused.append(found)
@@ -168,11 +168,11 @@ class Watch(Judge):
             reason = f"its solve has the condition number {signals['condition']:.2g}, beyond what float64 can carry"
         if not reason:
             if self._level is None:
-                self._level = self._canary.measure(course.model, ())["kl"]
+                self._level = self._canary.measure(course.model, ())
             with course.trying(update) as model:
                 signals |= self._canary.measure(model, batch)
             left = None if self._edits is None else self._edits - course.step
-            reason = self.limits.objection(signals, self._level, left)
+            reason = self.limits.objection(signals, self._level, left, len(batch))
         return Finding(update, "rolled-back" if reason else "applied", reason, signals)
 
 

@@ -29,33 +29,37 @@ class Limits:
         damp: by what an update is multiplied, in turn, when it costs too much; it must still teach its facts then.
     """
 
-    budget: float = 0.05
-    kept: float = 0.95
-    perplexity: float = 1.1
-    pace: float = 4.0
-    horizon: int = 100
-    condition: float = 1e14
-    damp: tuple[float, ...] = (0.7, 0.5)
+    budget: float
+    kept: float
+    perplexity: float
+    pace: float
+    horizon: int
+    condition: float
+    damp: tuple[float, ...]
 
-    def objection(self, signals: Signals, level: float, left: int | None) -> str:
+    def objection(self, signals: Signals, before: Signals, left: int | None, size: int = 1) -> str:
         """Return in words what speaks against an update; empty when nothing does.
+
+        A signal that is past its bound already speaks only against an update that makes it worse.
 
         Args:
             signals: of the update, on trial.
-            level: the canary's KL before it.
+            before: the canary's signals before it.
             left: how many edits are still to come, this batch among them; None where that is not known.
+            size: how many edits the batch holds; it may take as many times what one may, and no more than is left.
         """
         if not all(math.isfinite(signals[name]) for name in ("kl", "perplexity")):
             return "the model would give NaN on the canary"
-        kl, cost = signals["kl"], signals["kl"] - level
-        share = max(self.budget - level, 0.0) / max(self.horizon if left is None else left, 1)
+        kl, cost = signals["kl"], signals["kl"] - before["kl"]
+        share = size * max(self.budget - before["kl"], 0.0) / max(self.horizon if left is None else left, size)
         found = []
         if kl > self.budget and cost > 0:
             found.append(f"the canary's KL would be {kl:.3g}, over the budget of {self.budget:g}")
         elif cost > self.pace * share:
-            found.append(f"it would raise the canary's KL by {cost:.2g}, {cost / share:.0f} times an edit's share")
-        if signals["kept"] < self.kept and cost > 0:
+            whose = "an edit's" if size == 1 else f"{size} edits'"
+            found.append(f"it would raise the canary's KL by {cost:.2g}, {cost / share:.0f} times {whose} share")
+        if signals["kept"] < min(self.kept, before["kept"]):
             found.append(f"only {signals['kept']:.0%} of the canary's answers would stay")
-        if signals["perplexity"] > self.perplexity and cost > 0:
+        if signals["perplexity"] > max(self.perplexity, before["perplexity"]):
             found.append(f"the canary's perplexity would be {signals['perplexity']:.2f} times what it was")
         return "; ".join(found)
