@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from errata.analysis.frames import journal_entries
 from errata.editors.base import Editor
 from errata.editors.settings import EditorSettings
 from errata.editors.update import Dense, LowRank, Update
@@ -84,6 +85,33 @@ def test_damage_before_the_last_batch_is_refused_with_the_line(tmp_path: Path, l
     file.write_text(file.read_text() + line + "\n" + file.read_text())
     with pytest.raises(RunError, match=r"journal\.jsonl, line 2 is damaged"):
         DiskJournal(tmp_path)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("change", ["deleted", "doubled"])
+def test_a_lost_or_doubled_line_is_refused_with_its_number(tmp_path: Path, size: int, change: str) -> None:
+    journal = DiskJournal(tmp_path)
+    for step in (size, 2 * size, 3 * size):
+        journal.record(batch(step, size), None)
+    file = tmp_path / "journal.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    for at in range(len(lines) - (change == "deleted")):  # the last one lost is what a crash leaves
+        file.write_text("".join(lines[:at] + lines[at : at + 1] * 2 * (change == "doubled") + lines[at + 1 :]))
+        wrong = at + 1 + (change == "doubled")
+        for read in (lambda: DiskJournal(tmp_path), lambda: journal_entries(file)):
+            with pytest.raises(RunError, match=rf"journal\.jsonl, line {wrong} is damaged"):
+                read()
+
+
+@pytest.mark.parametrize("second", [{"step": 3}, {"step": "2"}, {"step": 1}, {"edit": 1}, {"undo": [2]}])
+def test_the_lines_of_a_batch_belong_together(tmp_path: Path, second: dict[str, object]) -> None:
+    DiskJournal(tmp_path).record(batch(2), None)
+    file = tmp_path / "journal.jsonl"
+    first, line = file.read_text().splitlines()
+    file.write_text(f"{first}\n{json.dumps(json.loads(line) | second)}\n")
+    for read in (lambda: DiskJournal(tmp_path), lambda: journal_entries(file)):
+        with pytest.raises(RunError, match="line 2 is damaged"):
+            read()
 
 
 def test_a_foreign_byte_in_the_middle_is_refused(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from errata.errors import RunError
+from errata.order import misplaced
 
 __all__ = ["ROW_COLUMNS", "RunFrames", "journal_entries", "load_run", "probe_frame", "read_lines"]
 
@@ -171,20 +172,24 @@ def _read_journal(file: Path) -> pl.DataFrame:
 
 
 def journal_entries(file: Path) -> list[dict[str, Any]]:
-    """Read the journal's entries whole; batches that were undone are marked so."""
+    """Read the journal's entries whole; batches that were undone are marked so.
+
+    Raises:
+        RunError: when a line is damaged, or one was lost or doubled; names it.
+    """
     entries: list[dict[str, Any]] = []
     for number, record in enumerate(read_lines(file), 1):
-        if "undo" in record:
-            for entry in entries:
-                if entry["step"] in record["undo"] and entry["status"] in ("applied", "disabling", "nonfinite"):
-                    entry["status"] = "undone"
+        needed = () if "undo" in record else ("edit", "step", "id", "subject", "status")
+        missing = [k for k in needed if k not in record]
+        why = f"it has no {', '.join(missing)}" if missing else ""
+        if why := why or misplaced(record, len(entries), entries[-1]["step"] if entries else 0):
+            raise RunError(f"{file}, line {number} is damaged: {why}. Restore the file from a copy.")
+        if "undo" not in record:
+            entries.append(record)
             continue
-        missing = [k for k in ("edit", "step", "id", "subject", "status") if k not in record]
-        if missing:
-            raise RunError(
-                f"{file}, line {number} is damaged: it has no {', '.join(missing)}. Restore the file from a copy."
-            )
-        entries.append(record)
+        for entry in entries:
+            if entry["step"] in record["undo"] and entry["status"] in ("applied", "disabling", "nonfinite"):
+                entry["status"] = "undone"
     return entries
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from errata.editors.update import Update
 from errata.errors import RunError
 from errata.files import append_lines, write_aside
+from errata.order import misplaced
 
 __all__ = ["DiskJournal", "Entry", "Journal", "Start"]
 
@@ -156,7 +157,7 @@ class DiskJournal(Journal):
         mend: whether to cut; not beside a process that may be writing, whose half-written batch is only passed over.
 
     Raises:
-        RunError: when the journal is damaged before its last batch.
+        RunError: when the journal is damaged before its last batch, a lost or a doubled line included.
     """
 
     def __init__(self, run: Path, author: str = "", *, mend: bool = True) -> None:
@@ -178,12 +179,15 @@ class DiskJournal(Journal):
             position += len(line)
             try:
                 record = json.loads(line)
+                before = (batch or self.entries)[-1:]
+                if why := misplaced(record, len(self.entries) + len(batch), before[0].step if before else 0):
+                    raise ValueError(why)
                 if "undo" in record:
                     self._mark_undone(record["undo"])
                     kept = position
                     continue
                 batch.append(Entry(**record))
-            except (ValueError, TypeError) as e:
+            except (ValueError, TypeError, KeyError) as e:
                 raise RunError(
                     f"{self._file}, line {number} is damaged ({e}). Restore the file from a copy, or start a new run."
                 ) from e
