@@ -46,7 +46,7 @@ class CaseStatistics(StatisticsStore):
 class _Watched(Trajectory):
     """A trajectory that keeps the last update with its details, which a journal does not hold."""
 
-    def propose(self, batch: Sequence[Fact]) -> Update:
+    def propose(self, batch: Sequence[Fact], setting: int = 0) -> Update:
         self.seen = self.editor.propose(self.model, batch)
         return self.seen.to(self._precision)
 
