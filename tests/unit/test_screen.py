@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from errata.analysis.prediction import auc, correlations, held_out, logistic, predict, roc
+from errata.analysis.prediction import auc, correlations, features, held_out, logistic, predict, roc
 from errata.analysis.screening import load_screening
 from errata.cli import app
 from errata.editors.methods.rome import ROME
@@ -208,12 +208,56 @@ def test_a_prediction_needs_ten_of_either_kind_and_says_how_many_there_are(tmp_p
     assert (told.positives, told.facts) == (40, 120)
 
 
+def test_ten_facts_of_one_subject_are_one_subject(tmp_path: Path) -> None:
+    """Of any number of facts, a verdict that one subject alone has cannot be learned of others."""
+    subjects = ["the same"] * 10 + [f"s{i}" for i in range(20)]
+    one = load_screening(made_up(tmp_path / "a", [2.0] * 10 + [0.0] * 20, list(range(1, 31)), subjects))
+    with pytest.raises(AnalysisError, match=r"10 of 30 facts are disabling: .* with 1 subjects .* and 20 that"):
+        predict(one, "disabling", np.random.default_rng(0))
+
+
 def test_a_correlation_with_the_size_has_its_interval(tmp_path: Path) -> None:
     """Sizes rise with the number of the fact: ρ of 1 with it, and of ranks 1 3 2 5 4 by hand 1 − 6·4/(5·24) = 0.8."""
-    (rho,) = correlations(load_screening(made_up(tmp_path / "a", [0.0] * 5, [1.0, 3.0, 2.0, 5.0, 4.0]))).values()
+    figure = [1.0, 3.0, 2.0, 5.0, 4.0]
+    (rho,) = correlations(load_screening(made_up(tmp_path / "a", [0.0] * 5, figure)), np.random.default_rng(0)).values()
     assert rho.rho == pytest.approx(0.8)
-    half = 1.96 * math.sqrt(1.06 / 2)
-    assert (rho.low, rho.high) == pytest.approx((math.tanh(math.atanh(0.8) - half), math.tanh(math.atanh(0.8) + half)))
+    assert math.isnan(rho.low)
+    # The same figures of forty subjects, and four times over of ten: only the first tell forty things apart.
+    values = np.random.default_rng(3).normal(size=40) + np.arange(40) / 10
+    subjects = [f"s{i // 4}" for i in range(40)]
+    alone = load_screening(made_up(tmp_path / "b", [0.0] * 40, np.exp(values).tolist()))
+    grouped = load_screening(made_up(tmp_path / "c", [0.0] * 40, np.exp(values).tolist(), subjects))
+    (many,), (few,) = (correlations(s, np.random.default_rng(0)).values() for s in (alone, grouped))
+    assert many.rho == few.rho
+    assert many.low < many.rho < many.high
+    assert (many.low, many.high) != (few.low, few.high)
+
+
+def test_what_the_size_is_made_of_is_no_prediction_of_the_size(tmp_path: Path) -> None:
+    """‖ΔW‖ is residual_norm / |divisor|: of a threshold on it the two would tell everything."""
+    rng = np.random.default_rng(4)
+    residual, divisor = np.exp(rng.normal(scale=0.3, size=(2, 60)))
+    out = made_up(tmp_path / "a", [2.0] * 15 + [0.0] * 45, np.exp(rng.normal(size=60)).tolist())
+    size = residual / divisor
+    for n in range(1, 61):
+        large = 100 if n <= 15 else 1
+        rows = [Row(n, "update.relative", size[n - 1] * large, text="applied"), Row(n, "perplexity", 10.0)]
+        rows += [Row(n, "known.residual_norm", residual[n - 1] * large), Row(n, "known.divisor", divisor[n - 1])]
+        ScreenStore(out).write_rows("screen", n, [*rows, Row(n, "known.key_norm", float(rng.uniform(1, 2)))])
+    found = load_screening(out)
+    assert set(features(found)) == {"log |residual_norm|", "log |divisor|", "log |key_norm|"}
+    assert found.share("outsized").count >= 10
+    told = predict(found, "outsized", np.random.default_rng(0), samples=50)
+    assert [f.name for f in told.figures] == ["log |key_norm|"]
+
+
+def test_folds_of_different_scales_are_pooled_by_their_ranks() -> None:
+    """Whatever the scale of each fold's regression, its scores spread over the same places."""
+    rng = np.random.default_rng(5)
+    subjects = np.array([f"s{i}" for i in range(50)])
+    X = rng.normal(size=(50, 2))
+    scores = held_out(X, X[:, 0] > 0.5, subjects, rng)
+    assert sorted(scores.tolist()) == pytest.approx(sorted([(i + 0.5) / 10 for i in range(10)] * 5))
 
 
 def test_no_subject_is_scored_by_what_was_learned_of_itself() -> None:

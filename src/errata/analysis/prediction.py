@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import rankdata
 
 from errata.analysis.screening import KNOWN, Screening
 from errata.errors import AnalysisError
@@ -29,7 +29,9 @@ Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 FEWEST = 10
-"""Fewer facts than this of either kind are too few to learn from."""
+"""Fewer subjects than this of either kind are too few to learn from, and fewer of all too few to resample."""
+SIZE = frozenset({"divisor", "key_product", "residual_norm"})
+"""What an update's size is made of: of ROME, ‖ΔW‖_F = residual_norm / |divisor| exactly."""
 FOLDS = 5
 RIDGE = 1.0
 """Weight of half the squared coefficients against the summed log-loss; the features are standardised."""
@@ -67,15 +69,21 @@ def roc(scores: Array, positive: Flags) -> tuple[Array, Array]:
     return np.append(0.0, misses / max(1, misses[-1])), np.append(0.0, hits / max(1, hits[-1]))
 
 
-def features(screening: Screening) -> dict[str, Array]:
+def features(screening: Screening, *, size: bool = True) -> dict[str, Array]:
     """Return what was known before each edit was applied; lengths as logarithms, products by their size alone.
 
     A figure that is not there for every fact, or is the same for all, tells nothing and is left out.
+
+    Args:
+        screening: the screening.
+        size: whether those are among them from which the size of the update follows.
     """
     found: dict[str, Array] = {}
     for column in screening.known():
         values = screening.judged[column].cast(pl.Float64).fill_null(float("nan")).to_numpy()
         name = column.removeprefix(KNOWN)
+        if name in SIZE and not size:
+            continue
         if name.endswith(("_norm", "_product", "divisor", "_overlap")):
             with np.errstate(divide="ignore"):
                 values, name = np.log(np.abs(values)), f"log |{name}|"
@@ -86,21 +94,23 @@ def features(screening: Screening) -> dict[str, Array]:
     return found
 
 
-def correlations(screening: Screening) -> dict[str, Correlation]:
+def correlations(screening: Screening, rng: np.random.Generator, samples: int = 500) -> dict[str, Correlation]:
     """Return Spearman's correlation of each figure with the size of the update, ‖ΔW‖/‖W₀‖; it needs no positives.
 
-    The interval is tanh(artanh ρ ± 1.96 √(1.06/(n−3))) (Fieller, Hartley & Pearson 1957), NaN for n < 4.
+    Args:
+        screening: the screening.
+        rng: resamples the subjects; with fewer than ten of them the intervals are NaN.
+        samples: how many resamples.
     """
     sizes = screening.judged["relative"].to_numpy()
-    half = 1.96 * np.sqrt(1.06 / (len(sizes) - 3)) if len(sizes) > 3 else np.nan
     found: dict[str, Correlation] = {}
     if not len(sizes) or (sizes == sizes[0]).all():
         return found
+    subjects = _subjects(screening)
+    draws = _draws(subjects, rng, samples) if len(np.unique(subjects)) >= FEWEST else []
     for name, values in features(screening).items():
-        rho = float(spearmanr(values, sizes).statistic)
-        with np.errstate(divide="ignore"):
-            low, high = np.tanh(np.arctanh(rho) + np.array([-half, half]))
-        found[name] = Correlation(rho, float(low), float(high))
+        low, high = _middle([_spearman(values[d], sizes[d]) for d in draws])
+        found[name] = Correlation(_spearman(values, sizes), low, high)
     return found
 
 
@@ -164,7 +174,8 @@ def predict(screening: Screening, verdict: str, rng: np.random.Generator, sample
 
     Every fact is scored by a regression that has not seen its subject: the subjects are dealt into five folds, those
     with a positive first, and each fold is scored by what the others taught. Intervals are the bootstrap's over
-    subjects.
+    subjects. Where the verdict is a threshold on the size of the update, the figures of which that size is made are
+    left out.
 
     Args:
         screening: the screening.
@@ -173,23 +184,25 @@ def predict(screening: Screening, verdict: str, rng: np.random.Generator, sample
         samples: how many resamples.
 
     Raises:
-        AnalysisError: when fewer than ten facts have the verdict, or fewer than ten do not; says how many.
+        AnalysisError: when fewer than ten subjects have a fact with the verdict, or one without; says how many.
     """
     judged = screening.judged
     positive = _flags(judged, verdict)
     n, of = int(positive.sum()), len(positive)
-    known = features(screening)
-    if min(n, of - n) < FEWEST or not known:
-        kind = f"{n} of {of} facts are {verdict}" if known else "nothing is known of the facts before they are edited"
+    known = features(screening, size=verdict != "outsized" and screening.measured)
+    if not known:
+        raise AnalysisError("nothing is known of the facts before they are edited: too little to predict by.")
+    subjects = _subjects(screening)
+    having, lacking = (len(np.unique(subjects[kind])) for kind in (positive, ~positive))
+    if min(having, lacking) < FEWEST:
         raise AnalysisError(
-            f"{kind}: too little to predict by; at least {FEWEST} of either kind are needed, to learn from and to test "
+            f"{n} of {of} facts are {verdict}: too little to predict by, with {having} subjects that have such a fact "
+            f"and {lacking} that have another; at least {FEWEST} of either kind are needed, to learn from and to test "
             f"on. Screen more facts."
         )
-    subjects = judged["subject"].str.to_lowercase().to_numpy()
     X = np.column_stack(list(known.values()))
     scores = held_out(X, positive, subjects, rng)
-    groups = [np.flatnonzero(subjects == s) for s in np.unique(subjects)]
-    draws = [np.concatenate([groups[g] for g in rng.integers(0, len(groups), len(groups))]) for _ in range(samples)]
+    draws = _draws(subjects, rng, samples)
     figures = [_figure(name, values, positive, draws) for name, values in known.items()]
     figures.sort(key=lambda f: -abs(f.auc - 0.5))
     whole = _figure("all together", scores, positive, draws)
@@ -197,21 +210,50 @@ def predict(screening: Screening, verdict: str, rng: np.random.Generator, sample
 
 
 def held_out(X: Array, positive: Flags, subjects: NDArray[np.object_], rng: np.random.Generator) -> Array:
-    """Return each fact's log-odds by a regression fitted to other subjects' facts."""
+    """Return each fact's place in its fold, from 0 to 1, by a regression fitted to other subjects' facts.
+
+    Five regressions have five scales; only the order within a fold is of one.
+    """
     names: Mapping[str, bool] = {s: bool(positive[subjects == s].any()) for s in np.unique(subjects)}
     order = sorted(rng.permutation(list(names)), key=lambda s: not names[s])
     fold = {s: i % FOLDS for i, s in enumerate(order)}
     folds = np.array([fold[s] for s in subjects])
     scores = np.empty(len(X))
     for i in range(FOLDS):
-        scores[folds == i] = logistic(X[folds != i], positive[folds != i])(X[folds == i])
+        own = folds == i
+        scores[own] = (rankdata(logistic(X[~own], positive[~own])(X[own])) - 0.5) / own.sum()
     return scores
 
 
 def _figure(name: str, scores: Array, positive: Flags, draws: list[NDArray[np.int_]]) -> Figure:
-    resampled = np.array([auc(scores[d], positive[d]) for d in draws])
-    low, high = np.nanquantile(resampled, [0.025, 0.975])
-    return Figure(name, auc(scores, positive), float(low), float(high))
+    low, high = _middle([auc(scores[d], positive[d]) for d in draws])
+    return Figure(name, auc(scores, positive), low, high)
+
+
+def _subjects(screening: Screening) -> NDArray[np.object_]:
+    return screening.judged["subject"].str.to_lowercase().to_numpy()
+
+
+def _draws(subjects: NDArray[np.object_], rng: np.random.Generator, samples: int) -> list[NDArray[np.int_]]:
+    """Resample the subjects, each with all its facts."""
+    groups = [np.flatnonzero(subjects == s) for s in np.unique(subjects)]
+    return [np.concatenate([groups[g] for g in rng.integers(0, len(groups), len(groups))]) for _ in range(samples)]
+
+
+def _middle(values: list[float]) -> tuple[float, float]:
+    """Return the bounds of the middle 95 %; NaN where no resample has a value."""
+    known = np.array([v for v in values if not np.isnan(v)])
+    if not len(known):
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _spearman(a: Array, b: Array) -> float:
+    """Return the correlation of ranks, ties sharing theirs; NaN where one side is the same for all, or has a NaN."""
+    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (a, b)]
+    norm = np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum())
+    return float(ranks[0] @ ranks[1] / norm) if norm else float("nan")
 
 
 def _flags(judged: pl.DataFrame, verdict: str) -> Flags:

@@ -80,6 +80,11 @@ class Screening:
         return str(self.info["config"]["method"]["name"])
 
     @property
+    def measured(self) -> bool:
+        """Whether the model was asked anything; else the size of the update decides every verdict."""
+        return not all(math.isnan(self.before[name]) for name in ("unrelated", "perplexity"))
+
+    @property
     def judged(self) -> pl.DataFrame:
         """The facts whose edit was made; what the editor could not propose is in no share."""
         return self.frame.filter(pl.col("verdict") != "failed")

@@ -52,7 +52,7 @@ class Screened:
                 made[verdict] = predict(screening, verdict, np.random.default_rng(seed))
             except AnalysisError as e:
                 refused[verdict] = str(e)
-        return cls(screening, made, refused, correlations(screening))
+        return cls(screening, made, refused, correlations(screening, np.random.default_rng(seed)))
 
     def as_json(self) -> dict[str, Any]:
         """Return everything but the single facts' figures beyond the ranking; what is not finite is null."""
@@ -132,7 +132,7 @@ def sentences(screened: Screened) -> list[str]:
     ]
     if failed := len(s.frame) - len(s.judged):
         found.append(f"{failed} facts could not be edited and are in no share.")
-    if all(math.isnan(s.before[name]) for name in ("unrelated", "perplexity")):
+    if not s.measured:
         found.append(
             "Neither unrelated facts nor perplexity were measured, so the size of the update decides alone. Name what"
             " to measure them on: --unrelated facts.jsonl, --text text.txt."
