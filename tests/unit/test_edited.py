@@ -12,6 +12,7 @@ from errata.errors import ResumeError, RunError
 from errata.models import load
 from errata.probes.generation import generate
 from errata.studies.edited import open_edited
+from errata.studies.ledger import undo
 from errata.studies.recipe import Recipe
 from errata.studies.run import run
 from tiny import tiny_facts, tiny_model, tiny_text_file
@@ -105,3 +106,13 @@ def test_what_is_not_the_run_is_named(home, tmp_path) -> None:
     (out / "run.json").write_text(json.dumps({**json.loads(info), "config": {"model": {"nme": "x"}}}))
     with pytest.raises(RunError, match=r"did you mean 'name'"):
         open_edited(out)
+
+
+def test_an_update_that_is_taken_back_need_not_be_there(home, tmp_path) -> None:
+    out = made(home, tmp_path / "run", "grace")
+    journal = (out / "journal.jsonl").read_bytes()
+    (out / "updates" / "step-000005.safetensors").unlink()
+    with pytest.raises(RunError, match=r"step-000005\.safetensors is missing"):
+        undo(out, id="0")
+    assert (out / "journal.jsonl").read_bytes() == journal
+    assert undo(out).left == EDITS - 1

@@ -15,7 +15,8 @@ from errata.editors.settings import EditorSettings
 from errata.editors.update import Dense, LowRank, Update
 from errata.errors import RunError
 from errata.trajectory import DiskJournal, Entry, Journal, Trajectory
-from tiny import tiny_model
+from shove import LAYER, Shove, ShoveSettings
+from tiny import tiny_facts, tiny_model
 
 
 def batch(step: int, size: int = 2, status: str = "applied") -> list[Entry]:
@@ -206,3 +207,19 @@ def test_a_trajectory_that_cannot_be_rebuilt_takes_its_hooks_off_again() -> None
     journal.entries.clear()
     Trajectory(tiny_model("gpt2"), editor, journal=journal)
     assert editor.on
+
+
+def test_an_undo_that_cannot_be_rebuilt_leaves_journal_and_weights_as_they_were(tmp_path: Path) -> None:
+    trajectory = Trajectory(tiny_model("gpt2"), Shove(ShoveSettings()), journal=DiskJournal(tmp_path))
+    for fact in tiny_facts(3):
+        trajectory.advance([fact])
+    model, file = trajectory.model, tmp_path / "journal.jsonl"
+    weight, lines = model.weight(model.mlp_out(LAYER)).clone(), file.read_bytes()
+    (tmp_path / "updates" / "step-000001.safetensors").rename(tmp_path / "aside")
+    with pytest.raises(RunError, match=r"step-000001\.safetensors is missing"):
+        trajectory.undo(last=1)
+    assert file.read_bytes() == lines
+    assert trajectory.journal.active_steps() == [1, 2, 3]
+    assert torch.equal(model.weight(model.mlp_out(LAYER)), weight)
+    assert trajectory.undo(id="0") == ["0"]  # what is taken back need not be there
+    assert trajectory.journal.active_steps() == [2, 3]

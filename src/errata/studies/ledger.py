@@ -62,7 +62,8 @@ def undo(directory: Path, *, last: int | None = None, id: str | None = None, aut
         author: who takes them back.
 
     Raises:
-        RunError: when there is no such edit, it shares its update with others, or the directory is in use.
+        RunError: when there is no such edit, it shares its update with others, an update that is left cannot be read,
+            or the directory is in use.
     """
     store = RunStore(directory)
     store.description()
@@ -71,9 +72,11 @@ def undo(directory: Path, *, last: int | None = None, id: str | None = None, aut
         chosen = journal.chosen(journal.step, last=last, id=id)
         applied = [entry for entry in journal.entries if entry.applied]
         checkpoint = store.last_checkpoint(journal.step)
+        gone = {entry.step for entry in chosen}
         for step in journal.active_steps():
-            journal.update(step)  # what is left must be there to rebuild from
-        journal.undo(sorted({entry.step for entry in chosen}))
+            if step not in gone:
+                journal.update(step)  # what is left must be there to rebuild from
+        journal.undo(sorted(gone))
     return Undone(
         ids=tuple(entry.id for entry in chosen),
         left=len(applied) - len(chosen),

@@ -199,15 +199,19 @@ class Trajectory:
             The ids taken back.
 
         Raises:
-            RunError: when there is no such edit, or it shares its update with others.
+            RunError: when there is no such edit, it shares its update with others, or an update that is left cannot be
+                read; journal and weights are as they were then.
         """
         chosen = self.journal.chosen(self.step, last=last, id=id)
         self._check_present()
-        self.journal.undo(sorted({e.step for e in chosen}))
+        gone = {e.step for e in chosen}
+        left = [step for step in self.journal.active_steps(self.step) if step not in gone]
+        masters = self._rebuilt(left)  # first: where an update is missing, the journal stays as it is
+        self.journal.undo(sorted(gone))
         self._look_back()
-        self._masters = self._rebuilt(self.journal.active_steps(self.step))
-        self._write(self._masters)
-        self._recall(self.journal.active_steps(self.step))
+        self._masters = masters
+        self._write(masters)
+        self._recall(left)
         return [e.id for e in chosen]
 
     def close(self) -> None:
