@@ -18,7 +18,7 @@ from errata.editors.update import Update
 from errata.edits import EditStream
 from errata.edits.jsonl import read_own
 from errata.errors import ConfigError
-from errata.probes.canary import LineCanary, canary_lines
+from errata.probes.canary import LineCanary, canary_lines, names
 from errata.studies.recipe import Recipe, load_recipe
 from errata.studies.run import resume, run
 from errata.trajectory import DiskJournal, Limits, Trajectory, Watch
@@ -233,6 +233,30 @@ def test_no_line_of_a_canary_names_what_is_edited(tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"guard\.source"):
         canary_lines(model, str(file), 32, FACTS)
     assert len(canary_lines(model, "auto", 12, FACTS)) == 12
+
+
+@pytest.mark.parametrize(
+    ("line", "subject", "named"),
+    [
+        ("The capital of France is", "He", False),
+        ("In the morning he walks", "He", True),
+        ("Inéska sings", "Inés", False),
+        ("What INÉS' house is", "Inés", True),
+        ("C++ is a language", "C++", True),
+        ("C# is a language", "C++", False),
+    ],
+)
+def test_a_subject_is_named_by_whole_words(line: str, subject: str, named: bool) -> None:
+    assert names(line, ["Zoë", subject]) is named
+
+
+def test_a_canary_that_is_too_short_is_told_of(tmp_path) -> None:
+    file, told = tmp_path / "lines.txt", []
+    file.write_text("".join(f"{fact.text} today\n" for fact in FACTS), encoding="utf-8")
+    assert len(canary_lines(tiny_model("gpt2"), str(file), 5, FACTS[:4], tell=told.append)) == 5
+    assert told == []
+    assert len(canary_lines(tiny_model("gpt2"), str(file), 9, FACTS[:4], tell=told.append)) == 5
+    assert "has 5 lines where guard.lines asks for 9: 4 of 9 name what is edited" in told[0]
 
 
 @pytest.fixture

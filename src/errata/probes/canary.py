@@ -1,7 +1,8 @@
 """The canary: lines that no edit should change, read on every trial of an update."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from importlib.resources import files
 from random import Random
 
@@ -16,7 +17,7 @@ from errata.models import EditableModel
 from errata.probes.records import open_source
 from errata.probes.scoring import logits_at, score, token_budget
 
-__all__ = ["LineCanary", "canary_lines"]
+__all__ = ["LineCanary", "canary_lines", "names"]
 
 _PROSE = 0.25  # of a lab canary's lines: held-out text beside facts
 
@@ -96,7 +97,26 @@ def _alike(rows: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
     return groups
 
 
-def canary_lines(model: EditableModel, source: str, n: int, facts: Sequence[Fact], seed: int = 0) -> list[str]:
+def names(line: str, subjects: Collection[str]) -> bool:
+    """Return whether a line names one of the subjects, as whole words, in capitals or not.
+
+    Example:
+        >>> names("There he lives.", ["He"]), names("Where is it?", ["He"])
+        (True, False)
+    """
+    line = line.lower()
+    found = (subject for subject in map(str.lower, subjects) if subject in line)
+    return any(re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", line) for subject in found)
+
+
+def canary_lines(
+    model: EditableModel,
+    source: str,
+    n: int,
+    facts: Sequence[Fact],
+    seed: int = 0,
+    tell: Callable[[str], None] = lambda message: None,
+) -> list[str]:
     """Return a canary's lines, none of which names a subject that is edited, as far as there are others.
 
     Args:
@@ -106,6 +126,7 @@ def canary_lines(model: EditableModel, source: str, n: int, facts: Sequence[Fact
         n: how many at most.
         facts: that will be edited.
         seed: of the sample.
+        tell: receives one remark where fewer lines are left than were asked for.
 
     Raises:
         ConfigError: when there is no line left.
@@ -125,10 +146,15 @@ def canary_lines(model: EditableModel, source: str, n: int, facts: Sequence[Fact
         text = (files("errata.probes") / "canary.txt").read_text(encoding="utf-8")
     else:
         text = open_source(source, "canary")
-    lines = [line for line in dict.fromkeys(text.split("\n")) if line.strip()]
-    lines = [line for line in lines if not any(subject in line.lower() for subject in subjects)]
+    every = [line for line in dict.fromkeys(text.split("\n")) if line.strip()]
+    lines = [line for line in every if not names(line, subjects)]
     with model.bare():
         lines = [line for line, ids in zip(lines, model.encode(lines), strict=True) if 1 < len(ids) <= model.positions]
     if not lines:
         raise ConfigError(f"guard.source: {source} has no line of two tokens that names no edited subject.")
+    if len(lines) < n:
+        tell(
+            f"the guard's canary has {len(lines)} lines where guard.lines asks for {n}: {len(every) - len(lines)} of "
+            f"{len(every)} name what is edited, or do not fit the model."
+        )
     return rng.sample(lines, min(n, len(lines)))

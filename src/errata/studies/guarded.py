@@ -1,5 +1,7 @@
 """What a recipe's section `guard` stands for: further settings of the method, and the watch over a canary."""
 
+from collections.abc import Callable
+
 from pydantic import ValidationError
 
 from errata.editors.base import Editor
@@ -15,7 +17,7 @@ from errata.studies.recipe import GuardSection, Recipe
 from errata.trajectory import Guard, Limits, Watch
 from errata.validation import explain
 
-__all__ = ["guard_of", "watch_over", "with_alternatives", "with_retry"]
+__all__ = ["guard_of", "limits_of", "watch_over", "with_alternatives", "with_retry"]
 
 
 def with_retry(guard: GuardSection, settings: EditorSettings) -> GuardSection:
@@ -45,11 +47,22 @@ def guard_of(recipe: Recipe) -> Guard:
     return Guard(policy=recipe.run.on_disabled, spike=section.spike, warm_up=section.warm_up)
 
 
-def watch_over(model: EditableModel, guard: GuardSection, stream: EditStream, seed: int) -> Watch | None:
+def limits_of(guard: GuardSection) -> Limits:
+    """Return what the section allows."""
+    fields = ("budget", "kept", "perplexity", "pace", "horizon", "condition", "damp")
+    return Limits(**{name: getattr(guard, name) for name in fields})
+
+
+def watch_over(
+    model: EditableModel,
+    guard: GuardSection,
+    stream: EditStream,
+    seed: int,
+    tell: Callable[[str], None] = lambda message: None,
+) -> Watch | None:
     """Read the canary on the unedited model; None where the guard is off."""
     if not guard.enabled:
         return None
     with model.form("raw"):
-        lines = canary_lines(model, guard.source, guard.lines, stream.facts, seed)
-    fields = ("budget", "kept", "perplexity", "pace", "horizon", "condition", "damp")
-    return Watch(Limits(**{name: getattr(guard, name) for name in fields}), LineCanary(model, lines), len(stream))
+        lines = canary_lines(model, guard.source, guard.lines, stream.facts, seed, tell)
+    return Watch(limits_of(guard), LineCanary(model, lines), len(stream))

@@ -124,7 +124,7 @@ class _Loop:
         session = self.session
         prepare(session, self.progress.statistics)
         recipe, guard = session.recipe, guard_of(session.recipe)
-        self.watch = watch_over(session.model, recipe.guard, session.stream, recipe.run.seed)
+        self.watch = watch_over(session.model, recipe.guard, session.stream, recipe.run.seed, self.progress.tell)
         # Without a checkpoint everything is applied and measured again from the unedited model on.
         begin = checkpoint or Checkpoint(0, {}, session.proposer.state_dict())
         self.trajectory = Trajectory(
