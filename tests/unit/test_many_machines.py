@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from errata.cli import app
-from errata.studies.grid import cells, read_grid, shard_of
+from errata.editors.registry import resolve_settings
+from errata.editors.settings import EditorSettings
+from errata.models import outline
+from errata.studies.grid import Cell, cells, read_grid
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "many-machines.md").read_text(encoding="utf-8")
@@ -44,9 +48,23 @@ def test_the_options_exist_and_the_grids_are_of_recipes(command) -> None:
         given = {flag: [b for a, b in pairwise(command) if a == flag] for flag in ("-o", "--grid")}
         found = cells(ROOT / command[2], given["-o"], read_grid(given["--grid"]))
         assert len({cell.directory for cell in found}) == len(found) > 1
+        for cell in found:
+            settings_of(cell)
 
 
-@pytest.mark.parametrize("row", re.findall(r"`--grid ([^`]+)`", TEXT))
-def test_every_example_of_the_table_is_a_grid(row) -> None:
-    grid = read_grid(shlex.split(row))
-    assert shard_of(cells(ROOT / "recipes" / "demo.yaml", [], grid), "1/1")
+@pytest.mark.parametrize("row", re.findall(r"`((?:-o [^`]+ )?--grid [^`]+)`", TEXT))
+def test_every_example_of_the_table_is_a_grid_whose_methods_have_its_settings(row) -> None:
+    words = shlex.split(row)
+    given = {flag: [b for a, b in pairwise(words) if a == flag] for flag in ("-o", "--grid")}
+    for cell in cells(ROOT / "recipes" / "demo.yaml", given["-o"], read_grid(given["--grid"])):
+        settings_of(cell)
+
+
+def settings_of(cell: Cell) -> EditorSettings:
+    """Resolve a run's method over an outline of its model, or of the lab's where that is not at hand."""
+    named = cell.recipe.model.name
+    name = named if named.startswith("lab-") else "lab-s"
+    return resolve_settings(cell.recipe.method.name, shape(name), cell.recipe.method.settings)
+
+
+shape = cache(outline)

@@ -133,7 +133,7 @@ def test_a_sweep_in_shards_with_a_failing_run(content, tmp_path) -> None:
     first = sweep(whole, shard_of(whole, "1/2"), tmp_path, in_process)
     assert first.statuses == ("finished", "not begun", "failed", "not begun")
     found = sweep(whole, shard_of(whole, "2/2"), tmp_path, in_process)
-    assert found.statuses == ("finished", "finished", "not begun", "failed")
+    assert found.statuses == ("finished", "finished", "failed", "failed")  # the other shard's failure is not forgotten
     assert "layer 9 is out of range" in found.messages[3]
     # All again: what is finished is kept, what failed is tried again, and the table does not change.
     before = [(tmp_path / cell.directory / "journal.jsonl").read_bytes() for cell in whole[:2]]
@@ -147,6 +147,13 @@ def test_a_sweep_in_shards_with_a_failing_run(content, tmp_path) -> None:
     assert frame["efficacy"].null_count() == 2
     assert json.loads((tmp_path / "summary.json").read_text()) == again.as_json()
     assert again.markdown().startswith("| layer | batch_size | status | efficacy |")
+    # A grid of some of them makes these, and the tables go on to hold all.
+    part = cells(content, [], read_grid(["method.layer=0", "edits.batch_size=3"]))
+    assert sweep(part, part, tmp_path, in_process).as_json() == again.as_json()
+    assert json.loads((tmp_path / "summary.json").read_text()) == again.as_json()
+    # What succeeds at last has not failed.
+    sweep(whole, whole, tmp_path, lambda jobs: [Outcome(job, "done") for job in jobs])
+    assert not [*tmp_path.glob("*.failed")]
 
 
 def test_an_index_may_grow_but_not_lose_runs(content, tmp_path) -> None:

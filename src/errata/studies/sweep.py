@@ -85,10 +85,11 @@ class Summary:
 
 
 def sweep(whole: Sequence[Cell], mine: Sequence[Cell], out: Path, engine: Engine = run_all, seed: int = 0) -> Summary:
-    """Make the runs of a shard, then sum up all runs of the sweep that are finished by now.
+    """Make the runs of a shard, then sum up all runs of the sweep's index as they stand by now.
 
     Shards may run at the same time, on any machines that share `out`. The index `sweep.json` is written before any run;
-    `summary.csv` and `summary.json` after the shard's last, and what the last shard of all writes holds every run.
+    `summary.csv` and `summary.json` after the shard's last, and what the last shard of all writes holds every run. Why
+    a run failed lies in a file beside its directory, so that any shard's summary shows it, and goes when it succeeds.
 
     Args:
         whole: all runs of the grid.
@@ -103,9 +104,10 @@ def sweep(whole: Sequence[Cell], mine: Sequence[Cell], out: Path, engine: Engine
     with _alone(out):
         _write_index(whole, out)
     outcomes = engine([Job(cell.recipe, out / cell.directory) for cell in mine])
-    failed = {o.job.out.name: o.message for o in outcomes if o.status == "failed"}
+    for outcome in outcomes:
+        _record(outcome)
     with _alone(out):
-        found = _summarise(whole, out, failed, seed)
+        found = _summarise(_indexed(out), out, seed)
         write_aside(out / "summary.json", (json.dumps(found.as_json(), indent=1, ensure_ascii=False) + "\n").encode())
         lines = BytesIO()
         found.frame().write_csv(lines)
@@ -123,7 +125,7 @@ def _write_index(whole: Sequence[Cell], out: Path) -> None:
     file = out / "sweep.json"
     if file.exists():
         try:
-            there = [entry["run"] for entry in json.loads(file.read_text(encoding="utf-8"))["runs"]]
+            there = [*_indexed(out)]
         except (ValueError, KeyError, TypeError) as e:
             raise RunError(f"{file} is damaged ({e}). Remove it; it is written anew.") from e
         now = [cell.directory for cell in whole]
@@ -138,35 +140,52 @@ def _write_index(whole: Sequence[Cell], out: Path) -> None:
     write_aside(file, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def _summarise(whole: Sequence[Cell], out: Path, failed: Mapping[str, str], seed: int = 0) -> Summary:
+def _indexed(out: Path) -> dict[str, Mapping[str, Any]]:
+    """Return the axes of all runs of the index, by directory."""
+    content = json.loads((out / "sweep.json").read_text(encoding="utf-8"))
+    return {entry["run"]: entry["axes"] for entry in content["runs"]}
+
+
+def _failure(run: Path) -> Path:
+    """Return the file that says why a run failed; beside its directory, which need not be there."""
+    return run.with_name(f"{run.name}.failed")
+
+
+def _record(outcome: Outcome) -> None:
+    file = _failure(outcome.job.out)
+    if outcome.status == "failed":
+        write_aside(file, f"{outcome.message}\n".encode())
+    else:
+        file.unlink(missing_ok=True)
+
+
+def _summarise(whole: Mapping[str, Mapping[str, Any]], out: Path, seed: int = 0) -> Summary:
     """Sum up the runs of a sweep as they stand; nothing is run.
 
     Args:
-        whole: all runs of the grid.
+        whole: the axes of all runs, by directory.
         out: the sweep's directory.
-        failed: why runs failed just now, by directory.
         seed: of the bootstraps.
     """
-    statuses, messages = {}, dict(failed)
+    statuses, messages = {}, {}
     judged = []
-    for cell in whole:
-        path = out / cell.directory
+    for name in whole:
+        path = out / name
         finished = begun(path) and RunStore(path).finished()
-        statuses[cell.directory] = "finished" if finished else "begun" if begun(path) else "not begun"
-        if cell.directory in failed:
-            statuses[cell.directory] = "failed"
+        statuses[name] = "finished" if finished else "begun" if begun(path) else "not begun"
+        if (file := _failure(path)).exists():
+            statuses[name], messages[name] = "failed", file.read_text(encoding="utf-8").strip()
         elif finished:
             try:
                 run = load_run(path)
-                judged.append((cell.directory, run, judge(run, seed)))
+                judged.append((name, run, judge(run, seed)))
             except ErrataError as e:
-                messages[cell.directory] = str(e)
-    runs = [cell.directory for cell in whole]
+                messages[name] = str(e)
     return Summary(
-        tuple(runs),
-        tuple(cell.axes for cell in whole),
-        tuple(statuses[run] for run in runs),
-        tuple(messages.get(run, "") for run in runs),
+        tuple(whole),
+        tuple(whole.values()),
+        tuple(statuses.values()),
+        tuple(messages.get(name, "") for name in whole),
         methods_table(judged, seed),
     )
 
