@@ -8,10 +8,13 @@ import torch
 
 from errata.app.bench import Bench
 from errata.app.page import HOST, LocalOnly, Page
+from errata.editors.ladder import Ladder
 from errata.edits import Fact
 from errata.edits.lab import read_lab
 from errata.errors import EditDataError, RunError
 from errata.models import load
+from errata.probes.canary import names
+from errata.studies.recipe import GuardSection
 from errata.trajectory import Dense, overlay
 
 HOSTILE = '<img src=x onerror="alert(1)">'
@@ -92,6 +95,23 @@ def test_an_edit_that_costs_too_much_is_left_out_and_said_so() -> None:
     assert "canary" in shown
     assert "0 of 1 edits in the model" in state
     assert page.bench.costs[-1].kept == 1.0
+
+
+def test_lines_about_what_is_edited_are_no_damage(clean) -> None:
+    facts = read_lab(None, "lab-s")
+    fact = next(fact for fact in facts if any(names(line, [fact.subject]) for line in clean._lines))
+    clean.edit(fact)
+    assert not any(names(line, [fact.subject]) for line in clean._canary._lines)
+    clean.undo()
+    clean.edit(next(other for other in facts if other.subject != fact.subject))
+    assert any(names(line, [fact.subject]) for line in clean._canary._lines)
+
+
+def test_what_costs_too_much_is_proposed_with_a_gentler_setting(monkeypatch) -> None:
+    monkeypatch.setattr(Ladder, "prepare", lambda self, model, statistics, rng: None)
+    bench = Bench(load("lab-s"), "memit")
+    assert bench.trajectory.settings == 2
+    assert bench.trajectory.judge.limits.budget == GuardSection().budget
 
 
 def test_a_fact_the_model_cannot_read_changes_nothing(clean) -> None:

@@ -1,7 +1,7 @@
 """A model on the bench: one fact after another is edited, compared with the unedited model, and taken back."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import TypeVar
@@ -10,16 +10,17 @@ from errata.app.material import Material
 from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore, default_cache
 from errata.edits import Fact
-from errata.errors import RunError
+from errata.errors import ConfigError, RunError
 from errata.models import EditableModel
 from errata.probes.base import View
-from errata.probes.canary import LineCanary, canary_lines
+from errata.probes.canary import LineCanary, canary_lines, names
 from errata.probes.generation import generate
 from errata.probes.perplexity import Perplexity, PerplexitySettings
 from errata.probes.scoring import score
 from errata.probes.unrelated import Unrelated, UnrelatedSettings
+from errata.studies.guarded import limits_of, with_alternatives, with_retry
 from errata.studies.recipe import GuardSection
-from errata.trajectory import Entry, Guard, Limits, Trajectory, Watch
+from errata.trajectory import Entry, Guard, Trajectory, Watch
 
 __all__ = ["Bench", "Comparison", "Cost", "Line"]
 
@@ -82,7 +83,8 @@ class Comparison:
 class Bench:
     """Hold a model, a method and the edits made so far.
 
-    Every update is judged on a canary before it lands, as `errata edit` does; what costs too much is left out.
+    Every update is judged on a canary before it lands, with the limits and the further settings of `errata edit`; what
+    costs too much is refused. Of the canary, lines that name what is edited are left out: which is known at each edit.
 
     Args:
         model: the unedited model.
@@ -108,18 +110,19 @@ class Bench:
         self.model, self.method = model, method
         self.material = Material(model)
         tell(f"preparing {method} for {model.name}")
-        editor = editor_class(method)(resolve_settings(method, model))
+        settings = resolve_settings(method, model)
+        self._guard = with_retry(GuardSection(enabled=True, horizon=_HORIZON), settings)
+        editor = with_alternatives(editor_class(method)(settings), self._guard)
         editor.prepare(model, StatisticsStore(default_cache()), Random(0))
-        limits = GuardSection()
-        canary = LineCanary(model, canary_lines(model, limits.source, limits.lines, ()))
-        self._canary = canary
+        with model.form("raw"):
+            self._lines = canary_lines(model, self._guard.source, self._guard.lines, ())
         self._unrelated = Unrelated(UnrelatedSettings(source=unrelated, n=_UNRELATED))
         self._perplexity = Perplexity(PerplexitySettings(source=text, lines=_LINES))
         for probe in (self._unrelated, self._perplexity):
             probe.prepare(model, ())
-        bounds = {name: getattr(limits, name) for name in ("budget", "kept", "perplexity", "pace", "condition", "damp")}
-        watch = Watch(Limits(horizon=_HORIZON, **bounds), canary)
-        self.trajectory = Trajectory(model, editor, guard=Guard(policy="rollback"), judge=watch)
+        size = Guard(policy="rollback", spike=self._guard.spike, warm_up=self._guard.warm_up)
+        self.trajectory = Trajectory(model, editor, guard=size)
+        self._watch_besides(())
         self.facts: dict[str, Fact] = {}
         self.costs = [self._cost()]
 
@@ -137,8 +140,10 @@ class Bench:
 
         Raises:
             EditDataError: when the model cannot read it.
+            ConfigError: when every line of the canary names its subject.
         """
         fact = self.material.completed(replace(fact, id=str(len(self.log) + 1)), self.unedited)
+        self._watch_besides([fact.subject, *(entry.subject for entry in self.log if entry.applied)])
         (entry,) = self.trajectory.advance([fact])
         self.facts[fact.id] = fact
         self.costs.append(self._cost())
@@ -178,6 +183,15 @@ class Bench:
     def close(self) -> None:
         """Take off the model what the method has attached to it."""
         self.trajectory.close()
+
+    def _watch_besides(self, subjects: Collection[str]) -> None:
+        """Judge by the canary's lines that name none of these: what is said of them is meant to change."""
+        lines = [line for line in self._lines if not names(line, subjects)]
+        if not lines:
+            raise ConfigError("every line of the guard's canary names what is to be edited; none is left to judge by.")
+        self._canary = self.unedited(lambda: LineCanary(self.model, lines))
+        self.trajectory.judge = Watch(limits_of(self._guard), self._canary)
+        self.trajectory.judge.recall(self.log)
 
     def _read(self, asked: Sequence[tuple[str, str, str]]) -> list[tuple[str, float | None]]:
         texts = generate(self.model, [prompt for _, prompt, _ in asked], _TOKENS)
