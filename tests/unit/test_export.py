@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from contextlib import closing
 from dataclasses import replace
@@ -22,6 +23,9 @@ from errata.errors import ConfigError, NumericalError, RunError
 from errata.export import export, exporting
 from errata.export.card import Contents, card, plain
 from errata.export.factors import TOLERANCE, factorise
+from errata.export.forms import Exported
+from errata.export.forms import contents as contents_of
+from errata.export.measure import Fidelity
 from errata.models import load
 from errata.probes.scoring import score
 from errata.studies.edited import open_edited
@@ -329,6 +333,27 @@ def test_the_card_tells_what_broke_and_what_nobody_looked_at(tmp_path) -> None:
     assert "Not measured" not in damage
     shutil.rmtree(directory / "probes" / "downstream")
     assert "Not measured: tasks." in plain_words(card(directory, contents))
+    entries[5] = replace(entries[5], status="undone")
+    text = plain_words(card(directory, contents))
+    assert "What the edits cost elsewhere was measured before 1 edit was taken back" in text
+    assert "were safe" not in text
+    assert "perplexity" not in text
+    names_are_only_shown(directory, contents)
+
+
+def names_are_only_shown(directory: Path, contents: Contents) -> None:
+    """What the card tells to type is what was meant, whatever model and directory are called."""
+    model, out = "x; `touch pwned` $(touch pwned)\n```\n", Path("it's $HOME`id`")
+    kept = {"a": 0.8, "b": 1.0}
+    exported = Exported(out, "lora", 1, 1, 1, {"a": 1, "b": 1}, kept, 8, Fidelity(0.1, 1, ()))
+    assert exported.as_json()["errors"] == {"a": pytest.approx(0.6), "b": 0.0}
+    told = contents_of(exported, model, "float32", contents.entries, contents.facts, {})
+    assert shlex.split(told.serve)[2] == model
+    assert shlex.split(told.serve)[-1] == f"corrected={out.name}"
+    assert "Relative error of the change, by Frobenius norm: 0.6 at most (a)." in told.exported
+    text = card(directory, told)
+    assert f"````python\n{told.usage}\n````" in text
+    assert f"````bash\n{told.serve}\n````" in text
 
 
 def test_escaped_text_shows_what_it_was() -> None:

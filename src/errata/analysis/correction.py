@@ -1,20 +1,17 @@
 """What a list of corrections came to: each fact before and after, what it cost elsewhere, how many more are safe."""
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from errata.analysis.frames import RunFrames, journal_entries
-from errata.analysis.intervals import bootstrap_mean, wilson
+from errata.analysis.intervals import wilson
+from errata.analysis.room import Room, room
 
-__all__ = ["Correction", "Cost", "FactOutcome", "Room", "correction"]
+__all__ = ["Correction", "Cost", "FactOutcome", "correction", "of_corrections"]
 
-LEAST = 10
-"""Edits whose canary must be known before anything is said about further ones."""
 APPLIED = ("applied", "disabling", "nonfinite")
 
 
@@ -27,10 +24,11 @@ class FactOutcome:
         id, subject, prompt, target: the fact.
         status: as in the journal.
         reason: the guard's, or why it failed.
-        before, after: how the model continued the prompt; after the last edit, or after its own where it was refused.
-        p_before, p_after: probability of the new object, the geometric mean over its tokens.
+        before, after: how the model continued the prompt; after the last edit, or after its own where it was refused;
+            empty where that was not measured, or measured before edits were taken back.
+        p_before, p_after: probability of the new object, the geometric mean over its tokens; NaN likewise.
         took: whether the model says the new object after the last edit, each token the most probable one; None where
-            a later edit contradicts it or nothing was measured.
+            the edit is not in the weights, a later one contradicts it, or nothing was measured of the present model.
     """
 
     edit: int
@@ -57,41 +55,6 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Room:
-    """How many more edits fit into what is left of the canary's budget, at the pace of the last ones.
-
-    Args:
-        level: the canary's KL now; NaN where the guard was off.
-        budget: the most that it may reach.
-        more: edits; None where that is not known.
-        low, high: the 95 % interval; None where, at that end of it, the canary has not been moving.
-        basis: from how many edits the pace is taken.
-    """
-
-    level: float
-    budget: float
-    more: int | None
-    low: int | None
-    high: int | None
-    basis: int
-
-    def __str__(self) -> str:
-        if math.isnan(self.level):
-            return "how many more are safe is unknown: the guard was off, so that no canary was watched."
-        if self.basis < LEAST:
-            return f"how many more are safe is unknown: too few edits ({self.basis}; {LEAST} are needed)."
-        if self.low is None:
-            return f"the canary has not been moving in the last {self.basis} edits: no limit is seen."
-        if self.more is None:
-            return f"the canary has hardly been moving: more than {self.low} further edits fit into the budget."
-        high = "no limit seen" if self.high is None else str(self.high)
-        return (
-            f"about {self.more} more edits fit into the budget (95 % interval {self.low} to {high}) at the pace of the "
-            f"last {self.basis}."
-        )
-
-
-@dataclass(frozen=True)
 class Correction:
     """The verdict.
 
@@ -101,6 +64,7 @@ class Correction:
         room: how many more are safe.
         gentler: edits that the guard made with another setting of the method.
         damped: edits that it made smaller.
+        undone: how many edits were taken back after the measuring, whose figures are another model's and left out.
     """
 
     facts: tuple[FactOutcome, ...]
@@ -108,6 +72,7 @@ class Correction:
     room: Room
     gentler: int
     damped: int
+    undone: int = 0
 
     @property
     def took(self) -> int:
@@ -120,9 +85,21 @@ class Correction:
         return tuple(fact for fact in self.facts if fact.status in ("rolled-back", "failed"))
 
     @property
+    def asked(self) -> int:
+        """How many facts were to be taught and not taken back."""
+        return sum(fact.status != "undone" for fact in self.facts)
+
+    @property
     def took_interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the share that took."""
-        return wilson(self.took, len(self.facts))
+        """Wilson's 95 % interval of the share of them that took."""
+        return wilson(self.took, self.asked)
+
+
+def of_corrections(run: RunFrames) -> bool:
+    """Say whether a run is one of corrections: its facts were given, not read from a data set, and asked for."""
+    config = run.info["config"]
+    edits, probes = config.get("edits", {}), {probe.get("name") for probe in config.get("probes", ())}
+    return edits.get("dataset") == "jsonl" and edits.get("path") is None and {"proficiency", "text"} <= probes
 
 
 def correction(run: RunFrames) -> Correction:
@@ -137,11 +114,12 @@ def correction(run: RunFrames) -> Correction:
     logp = _by_edit(rows.filter(pl.col("metric").str.starts_with("efficacy.exact")), "logp_new")
     exact = _by_edit(rows.filter(pl.col("metric").str.starts_with("efficacy.exact")), "value")
     texts = _by_edit(run.rows("text").collect(), "text")
+    undone = sum(entry["status"] == "undone" for entry in entries)
     outcomes = []
     for entry in entries:
-        fact, key = facts[entry["id"]], entry["id"]
-        when = "end" if entry["status"] in APPLIED else "now"
-        said = exact.get((key, when))
+        fact, key, applied = facts[entry["id"]], entry["id"], entry["status"] in APPLIED
+        when = "none" if undone else "end" if applied else "now"
+        said = exact.get((key, when)) if applied else None
         outcomes.append(
             FactOutcome(
                 edit=entry["edit"],
@@ -155,16 +133,17 @@ def correction(run: RunFrames) -> Correction:
                 after=str(texts.get((key, when), "")).strip(),
                 p_before=math.exp(logp.get((key, "base"), math.nan)),
                 p_after=math.exp(logp.get((key, when), math.nan)),
-                took=None if said is None or entry["status"] == "undone" else said == 1.0,
+                took=None if said is None else said == 1.0,
             )
         )
     made = [entry for entry in entries if entry["status"] in APPLIED]
     return Correction(
         facts=tuple(outcomes),
-        costs=tuple(_costs(run)),
-        room=_room(made, run.info["config"].get("guard") or {}),
+        costs=() if undone else tuple(_costs(run)),
+        room=room(made, run.info["config"].get("guard") or {}, undone),
         gentler=sum(entry.get("setting", 0) > 0 for entry in made),
         damped=sum(entry.get("scale", 1.0) < 1.0 for entry in made),
+        undone=undone,
     )
 
 
@@ -188,7 +167,8 @@ def _costs(run: RunFrames) -> list[Cost]:
         found.append(Cost(name, _mean(first), _mean(last)))
     for name in ("neighborhood.success", "locality.exact"):
         # What is kept is kept of what the unedited model says: all of it, before the first edit.
-        before, after = (run.metric(f"{name}@{when}")["value"].drop_nans() for when in ("base", "end"))
+        before, after = (run.metric(f"{name}@{when}")["value"] for when in ("base", "end"))
+        before, after = before.drop_nans(), after.fill_nan(0.0)  # what a dead model no longer answers is not kept
         if len(after):
             found.append(Cost(name, _mean(before) if len(before) else 1.0, _mean(after)))
     return found
@@ -196,23 +176,3 @@ def _costs(run: RunFrames) -> list[Cost]:
 
 def _mean(values: pl.Series) -> float:
     return float(values.to_numpy().mean())
-
-
-def _room(made: Sequence[Mapping[str, Any]], guard: Mapping[str, Any]) -> Room:
-    """Extrapolate the canary's pace over the later half of the edits that are in the weights."""
-    levels = [
-        entry["signals"]["kl"] for entry in made if "kl" in entry.get("signals", {}) and entry["edit"] == entry["step"]
-    ]
-    budget = float(guard.get("budget", math.nan))
-    if not levels or not guard.get("enabled"):
-        return Room(math.nan, budget, None, None, None, 0)
-    steps = np.diff([0.0, *levels])
-    recent = steps[len(steps) // 2 :] if len(steps) >= 2 * LEAST else steps
-    left = max(budget - levels[-1], 0.0)
-    if len(recent) < LEAST:
-        return Room(levels[-1], budget, None, None, None, len(recent))
-    low, high = bootstrap_mean(recent, np.random.default_rng(0))
-    size = made[0]["step"] - made[0]["edit"] + 1
-    count = [size * left / pace if pace > 0 else None for pace in (float(recent.mean()), high, low)]
-    more, least, most = (None if c is None else math.floor(c + 1e-6) for c in count)  # sums of floats fall a hair short
-    return Room(levels[-1], budget, more, least, most, len(recent))

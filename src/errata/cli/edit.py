@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from errata.cli.plain import plain
+from errata.cli.plain import plain, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from errata.edits import Fact
     from errata.studies.recipe import Recipe
 
-__all__ = ["corrected", "edit"]
+__all__ = ["corrected", "edit", "text", "verdict"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 _SHOWN = 40  # facts; all stand in the run directory and in --json
@@ -69,7 +69,9 @@ def corrected(
     """Edit facts into a run directory and print the verdict; an interruption says how to go on."""
     from errata.models import load
     from errata.studies.correct import correct, readable
+    from errata.studies.store import RunStore
 
+    RunStore(out).check_free()  # before anything takes its time; `correct` asks again
     asked = recipe.model
     model = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map)
     chosen = readable(model, facts, skip_bad=skip_bad, tell=progress.tell)
@@ -82,29 +84,26 @@ def corrected(
         sys.exit(130)
     finally:
         progress.end()
-    show(out, as_json)
-
-
-def show(out: Path, as_json: bool) -> None:
-    """Print the verdict on a run directory of corrections."""
     from errata.analysis.correction import correction
     from errata.analysis.frames import load_run
 
     found = correction(load_run(out))
-    typer.echo(json.dumps(_plain(found, out), ensure_ascii=False) if as_json else _text(found, out))
+    typer.echo(json.dumps(verdict(found, out), ensure_ascii=False) if as_json else text(found, out))
 
 
-def _plain(found: "Correction", out: Path) -> dict[str, Any]:
-    """Return the verdict as JSON takes it; NaN is null there."""
+def verdict(found: "Correction", out: Path) -> dict[str, Any]:
+    """Return the verdict on a run directory of corrections as JSON takes it; NaN is null there."""
     low, high = found.took_interval
     record = {
         "run": str(out),
         "facts": [asdict(fact) for fact in found.facts],
         "took": found.took,
+        "asked": found.asked,
         "took_interval": [low, high],
         "refused": [fact.id for fact in found.refused],
         "gentler": found.gentler,
         "damped": found.damped,
+        "undone": found.undone,
         "costs": {cost.name: {"before": cost.before, "after": cost.after} for cost in found.costs},
         "room": {**asdict(found.room), "says": str(found.room)},
     }
@@ -112,24 +111,32 @@ def _plain(found: "Correction", out: Path) -> dict[str, Any]:
     return cleaned
 
 
-def _text(found: "Correction", out: Path) -> str:
+def text(found: "Correction", out: Path) -> str:
+    """Return the verdict in words; nothing that a model or a fact says is obeyed by a terminal."""
+    from errata.analysis.room import measured_before
+
     lines = []
     for fact in found.facts[:_SHOWN]:
         took = {True: "took", False: "did not take", None: fact.status}[fact.took]
         state = took if fact.status == "applied" else {"rolled-back": "refused"}.get(fact.status, fact.status)
+        why = f": {shown(fact.reason)}" if fact.reason else ""
         lines += [
-            f"{fact.prompt} … {fact.target}   [{state}{': ' + fact.reason if fact.reason else ''}]",
-            f"  before  {fact.before}   (P {fact.p_before:.3f})",
-            f"  after   {fact.after}   (P {fact.p_after:.3f})",
+            f"{shown(fact.prompt)} … {shown(fact.target)}   [{state}{why}]",
+            f"  before  {shown(fact.before)}   (P {fact.p_before:.3f})",
         ]
+        if not found.undone:
+            lines.append(f"  after   {shown(fact.after)}   (P {fact.p_after:.3f})")
     if len(found.facts) > _SHOWN:
         lines.append(f"... and {len(found.facts) - _SHOWN} more: errata log {out}")
-    low, high = found.took_interval
-    lines.append(f"\n{found.took} of {len(found.facts)} facts took (95 % interval {low:.0%} to {high:.0%}).")
+    if found.undone:
+        lines.append(f"\nWhich facts took, and at what cost, was {measured_before(found.undone)}; it is left out.")
+    else:
+        low, high = found.took_interval
+        lines.append(f"\n{found.took} of {found.asked} facts took (95 % interval {low:.0%} to {high:.0%}).")
     if found.damped or found.gentler:
         lines.append(f"The guard made {found.damped} smaller and {found.gentler} with a gentler setting.")
     if found.refused:
-        names = ", ".join(f"{fact.subject} ({fact.id})" for fact in found.refused[:5])
+        names = ", ".join(shown(f"{fact.subject} ({fact.id})") for fact in found.refused[:5])
         lines.append(f"{len(found.refused)} refused, with the reason in {out / 'quarantine.jsonl'}: {names}")
     lines += [f"  {cost.name:<36} {cost.before:8.3f} → {cost.after:.3f}" for cost in found.costs]
     if not math.isnan(found.room.level):

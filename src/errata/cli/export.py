@@ -41,10 +41,10 @@ def export(
         typer.echo(safe_json(made.as_json()))
         return
     typer.echo(f"{made.applied} of {made.edits} edits as {form.value} in {out}; the model states {made.stated} of them")
-    if made.fidelity and made.ranks and made.kept:
-        ranks, least = made.ranks.values(), min(made.kept.values())
+    if made.fidelity and made.ranks and made.errors:
+        ranks, most = made.ranks.values(), max(made.errors.values())
         typer.echo(
-            f"ranks {min(ranks)} to {max(ranks)}, at least {least:.4%} of each change kept; "
+            f"ranks {min(ranks)} to {max(ranks)}, each change within a relative error of {most:.2g}; "
             f"logits within {made.fidelity.logits:.2g} of the edited model's, {len(made.fidelity.lost)} edits lost"
         )
         served = made.max_lora_rank

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from errata.cli.edit import corrected
-from errata.cli.plain import plain
+from errata.cli.plain import plain, shown
 
 __all__ = ["diff", "log", "reapply", "undo"]
 
@@ -31,14 +31,16 @@ def log(
         typer.echo(json.dumps(plain([asdict(line) for line in lines]), ensure_ascii=False))
         return
     for line in lines:
-        who = f"  {line.author}" if line.author else ""
+        who = f"  {shown(line.author)}" if line.author else ""
         size = f"  ‖ΔW‖/‖W₀‖ {line.relative:.3g}" if line.norms else ""
         canary = f"  canary {line.signals['kl']:.3g}" if "kl" in line.signals else ""
-        back = f"  (taken back {line.undone_at} {line.undone_by})".replace(" )", ")") if line.undone_at else ""
-        typer.echo(f"{line.edit:>5}  {line.at or '(time unknown)'}{who}  {line.status}{back}  {line.id}{size}{canary}")
-        typer.echo(f"       {line.prompt.replace('{}', line.subject)} … {line.target}")
+        back = f"  (taken back {line.undone_at} {shown(line.undone_by)})".replace(" )", ")") if line.undone_at else ""
+        typer.echo(
+            f"{line.edit:>5}  {line.at or '(time unknown)'}{who}  {line.status}{back}  {shown(line.id)}{size}{canary}"
+        )
+        typer.echo("       " + shown(f"{line.prompt.replace('{}', line.subject)} … {line.target}"))
         if line.verdict:
-            typer.echo(f"       {line.verdict}")
+            typer.echo(f"       {shown(line.verdict)}")
     if not lines:
         typer.echo("no edit has been made.")
 
@@ -60,7 +62,7 @@ def undo(
     if as_json:
         typer.echo(json.dumps(asdict(found), ensure_ascii=False))
         return
-    typer.echo(f"taken back: {', '.join(found.ids)}. {found.left} edits are in the weights.")
+    typer.echo(f"taken back: {shown(', '.join(found.ids))}. {found.left} edits are in the weights.")
     if not found.last:
         typer.echo("later edits were replayed as they were computed, not as they would be computed without it.")
     if not found.finished:
@@ -84,7 +86,8 @@ def diff(
         typer.echo(json.dumps(plain([asdict(d) for d in found]), ensure_ascii=False))
         return
     for d in found:
-        typer.echo(f"{d.prompt}   (KL {d.kl:.3g})\n  step {begin:<6} {d.before}\n  {'then':<11} {d.after}")
+        typer.echo(f"{shown(d.prompt)}   (KL {d.kl:.3g})")
+        typer.echo(f"  step {begin:<6} {shown(d.before)}\n  {'then':<11} {shown(d.after)}")
 
 
 def _lines(file: Path) -> list[str]:

@@ -46,7 +46,7 @@ def run(
 def resume(
     directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")], as_json: Json = False
 ) -> None:
-    """Continue an interrupted run exactly where it was."""
+    """Continue an interrupted run exactly where it was; one of `errata edit` ends with its verdict."""
     from errata.studies.run import resume as go
 
     _finish(lambda progress: go(directory, progress), directory, as_json)
@@ -55,9 +55,10 @@ def resume(
 def _finish(work: Callable[["TerminalProgress"], Path], directory: Path, as_json: bool) -> None:
     """Do the work, then say where things are; an interruption says how to go on."""
     from errata.analysis.advice import few_taken
+    from errata.analysis.correction import correction, of_corrections
     from errata.analysis.frames import load_run
+    from errata.cli.edit import text, verdict
     from errata.cli.terminal import TerminalProgress
-    from errata.trajectory import DiskJournal
 
     progress = TerminalProgress(directory.name)
     try:
@@ -72,12 +73,14 @@ def _finish(work: Callable[["TerminalProgress"], Path], directory: Path, as_json
         sys.exit(130)
     finally:
         progress.end()
-    for remark in few_taken(load_run(directory)):
+    frames = load_run(directory)
+    for remark in few_taken(frames):
         sys.stderr.write(f"warning: {remark}\n")
-    entries = DiskJournal(directory).entries
-    statuses = dict(Counter(e.status for e in entries))
+    edits, statuses = len(frames.journal), dict(Counter(frames.journal["status"]))
+    found = correction(frames) if of_corrections(frames) else None
     if as_json:
-        typer.echo(json.dumps({"run": str(directory), "edits": len(entries), "statuses": statuses}))
+        record = {"run": str(directory), "edits": edits, "statuses": statuses}
+        typer.echo(json.dumps(record | (verdict(found, directory) if found else {}), ensure_ascii=False))
     else:
-        typer.echo(f"{len(entries)} edits ({', '.join(f'{n} {s}' for s, n in statuses.items())}) in {directory}")
-        typer.echo(f"next: errata report {directory}")
+        typer.echo(f"{edits} edits ({', '.join(f'{n} {s}' for s, n in statuses.items())}) in {directory}")
+        typer.echo(text(found, directory) if found else f"next: errata report {directory}")

@@ -11,6 +11,7 @@ import yaml
 
 from errata.analysis.curves import Series, curve
 from errata.analysis.frames import RunFrames, load_run
+from errata.analysis.room import measured_before
 from errata.analysis.verdict import Verdict
 from errata.edits import Fact
 from errata.errors import AnalysisError
@@ -81,7 +82,8 @@ def card(run: Path, contents: Contents) -> str:
         contents: of the export.
     """
     frames = load_run(run)
-    judged = _judged(run)
+    undone = sum(entry.status == "undone" for entry in contents.entries)
+    judged = None if undone else _judged(run)  # what was measured before is another model's
     method, model = frames.method, str(frames.info["config"]["model"]["name"])
     applied = sum(entry.applied for entry in contents.entries)
     front = {
@@ -109,8 +111,8 @@ def card(run: Path, contents: Contents) -> str:
         planned=int(frames.info.get("stream", {}).get("n", 0)),
         version=version("errata"),
         what=contents.what,
-        usage=_fenced(contents.usage),
-        serve=_fenced(contents.serve),
+        usage=_fenced(contents.usage, "python"),
+        serve=_fenced(contents.serve, "bash"),
         note=contents.note,
         verdict=judged.verdict.sentences if judged else (),
         keys=_keys(judged),
@@ -131,9 +133,10 @@ def plain(text: str) -> str:
     return _SIGNS.sub(lambda sign: f"&#{ord(sign[0])};", one_line)
 
 
-def _fenced(text: str) -> _Fixed:
-    """Return what may stand in a fenced block: nothing in it closes the fence."""
-    return _Fixed(text.replace("`", "'"))
+def _fenced(text: str, language: str) -> _Fixed:
+    """Return a text in a fenced block, whose fence is longer than any run of backticks in it; nothing for nothing."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return _Fixed(f"{fence}{language}\n{text}\n{fence}" if text else "")
 
 
 def _judged(run: Path) -> Judged | None:
@@ -175,6 +178,9 @@ def _damage(contents: Contents, judged: Judged | None) -> Iterator[str]:
             yield f"{_named(found)} {status} and not in the model."
     if missed := [e for e in entries if contents.stated.get(e.id) is False]:
         yield f"{_named(missed)} applied, but the model does not state the new object right behind the prompt."
+    if undone := sum(e.status == "undone" for e in entries):
+        yield f"What the edits cost elsewhere was {measured_before(undone)}, and not since: it is left out here."
+        return
     verdict: Verdict | None = judged.verdict if judged else None
     if verdict is None or verdict.safe is None:
         yield "What the edits cost elsewhere was not measured: nothing is known of unrelated facts and other abilities."

@@ -1,6 +1,7 @@
 """The three forms of an export: what was written and measured of each, and how the card tells it."""
 
-import json
+import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,9 +43,14 @@ class Exported:
     max_lora_rank: int | None = None
     fidelity: Fidelity | None = None
 
+    @property
+    def errors(self) -> dict[str, float] | None:
+        """Of an adapter, ‖ΔW − BA‖_F/‖ΔW‖_F of each matrix: √(1 − kept²), as singular vectors are orthogonal."""
+        return {path: math.sqrt(max(1 - kept**2, 0.0)) for path, kept in self.kept.items()} if self.kept else None
+
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return {**asdict(self), "out": str(self.out)}
+        return {**asdict(self), "out": str(self.out), "errors": self.errors}
 
 
 def contents(
@@ -103,19 +109,19 @@ def _served(exported: Exported, model: str) -> tuple[str, str]:
     if exported.max_lora_rank is None:
         return "", "Its rank is above the 512 that vLLM serves at most: export it with a smaller rank, or the weights."
     command = (
-        f"vllm serve {json.dumps(model)} --enable-lora --max-lora-rank {exported.max_lora_rank} "
-        f"--lora-modules {json.dumps(f'corrected={exported.out.name}')}"
+        f"vllm serve {shlex.quote(model)} --enable-lora --max-lora-rank {exported.max_lora_rank} "
+        f"--lora-modules {shlex.quote(f'corrected={exported.out.name}')}"
     )
     return command, "vLLM serves adapters for the architectures that it lists with LoRA, which GPT-2 is not among."
 
 
 def _measured(exported: Exported) -> list[str]:
     said = [f"{exported.stated:,} of the {exported.applied:,} applied edits are stated by the exported model."]
-    if exported.fidelity is not None and exported.ranks and exported.kept:
-        worst = min(exported.kept, key=lambda path: exported.kept[path] if exported.kept else 1.0)
+    if exported.fidelity is not None and exported.ranks and (errors := exported.errors):
+        worst = max(errors, key=lambda path: errors[path])
         said += [
             f"Ranks: {', '.join(f'{path} {r}' for path, r in exported.ranks.items())}.",
-            f"Kept of the change, by Frobenius norm: {exported.kept[worst]:.4%} at least ({worst}).",
+            f"Relative error of the change, by Frobenius norm: {errors[worst]:.2g} at most ({worst}).",
             f"Logits differ from the edited model's by {exported.fidelity.logits:.2g} at most, behind "
             f"{exported.fidelity.prompts:,} of the edits' prompts.",
             f"{len(exported.fidelity.lost):,} edits that the edited model states are lost in this form"
