@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from errata.errors import ResumeError, RunError
+from errata.errors import ConfigError, ResumeError, RunError
 from errata.models import load
 from errata.probes.generation import generate
+from errata.studies import session
 from errata.studies.edited import open_edited
 from errata.studies.ledger import undo
 from errata.studies.recipe import Recipe
@@ -77,11 +78,14 @@ def test_weights_are_those_of_the_run_bit_for_bit(home, tmp_path, keep_checkpoin
     open_edited(out).close()
 
 
-def test_a_method_beside_the_weights_answers_until_closed(home, tmp_path) -> None:
+def test_a_method_beside_the_weights_answers_until_closed(home, tmp_path, monkeypatch) -> None:
     out = made(home, tmp_path / "run", "grace")
     prompts = [fact.text for fact in tiny_facts(EDITS)]
     before = generate(load(home / "model"), prompts, 3)
+    monkeypatch.setattr(session, "prepare_probes", lambda s: pytest.fail("nothing is measured here"))
     edited = open_edited(out)
+    with pytest.raises(ConfigError, match="a run of their own"):
+        edited.trajectory.advance(tiny_facts(1))
     assert generate(edited.model, prompts, 3) != before
     edited.close()
     assert generate(edited.model, prompts, 3) == before

@@ -16,14 +16,16 @@ from errata.editors.update import Update
 from errata.edits import EditStream, Fact
 from errata.errors import ConfigError, ResumeError, RunError
 from errata.models import EditableModel
-from errata.studies.guarded import guard_of, watch_over
 from errata.studies.recipe import Recipe
-from errata.studies.session import Session, open_session, prepare
+from errata.studies.session import Session, open_session, prepare_editor
 from errata.studies.store import RunStore
-from errata.trajectory import DiskJournal, Trajectory
+from errata.trajectory import DiskJournal, Entry, Trajectory
+from errata.trajectory.deciding import Course, Finding, Judge
 from errata.validation import explain
 
 __all__ = ["Edited", "Recorded", "open_edited", "recorded_recipe"]
+
+_CLOSED = "a run directory is opened to be read and to take edits back. Make further edits in a run of their own."
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Recorded(Editor):
 
     def propose(self, model: EditableModel, batch: Sequence[Fact]) -> Update:
         """Refuse: the method itself would have to be prepared."""
-        raise ConfigError("this run directory was opened to be read; open it with ready=True to edit further.")
+        raise ConfigError(_CLOSED)
 
     def remember(self, update: Update) -> None:
         """Nothing to remember."""
@@ -74,11 +76,21 @@ class Recorded(Editor):
         """Nothing to restore."""
 
 
+class _ToBeRead(Judge):
+    """Lets no further batch in."""
+
+    def recall(self, entries: Sequence[Entry]) -> None:
+        """Nothing to take up."""
+
+    def decide(self, course: Course, batch: Sequence[Fact]) -> Finding:
+        """Refuse: further edits would be neither judged nor measured as those of the run."""
+        raise ConfigError(_CLOSED)
+
+
 def open_edited(
     directory: Path,
     *,
     model: EditableModel | None = None,
-    ready: bool = False,
     tell: Callable[[str], None] = lambda message: None,
 ) -> Edited:
     """Rebuild the edited model of any run directory: base model, then every applied update, in their order.
@@ -89,7 +101,6 @@ def open_edited(
     Args:
         directory: what `errata run` or `errata edit` made.
         model: the unedited base model, where it is loaded already; it is edited in place.
-        ready: prepare the method too, which may need its statistics, so that further edits can be proposed.
         tell: receives remarks, one line each.
 
     Raises:
@@ -106,8 +117,8 @@ def open_edited(
                 f"the model {session.model.name!r} is not the one that {directory} was made from: its weights differ. "
                 f"Give the original, unedited weights."
             )
-        if beside := type(session.editor).attach is not Editor.attach or ready:
-            prepare(session)
+        if beside := type(session.editor).attach is not Editor.attach:
+            prepare_editor(session)
         trajectory = _replayed(session, store, beside)
         held.callback(trajectory.close)
         return Edited(store, session.recipe, session.model, session.stream, trajectory, held.pop_all())
@@ -125,17 +136,14 @@ def recorded_recipe(store: RunStore) -> Recipe:
         raise RunError(explain(e, Recipe, str(store.path / "run.json"))) from e
 
 
-def _replayed(session: Session, store: RunStore, ready: bool) -> Trajectory:
+def _replayed(session: Session, store: RunStore, beside: bool) -> Trajectory:
     """Apply the journal from the last checkpoint on; from the beginning where edits were taken back since."""
-    editor = session.proposer if ready else Recorded(EditorSettings())
-    recipe = session.recipe
-    watch = watch_over(session.model, recipe.guard, session.stream, recipe.run.seed) if ready else None
+    editor = session.proposer if beside else Recorded(EditorSettings())
     journal = DiskJournal(store.path)
     checkpoint = store.last_checkpoint(journal.step)
     if checkpoint is not None and checkpoint.undone != journal.undone:
         checkpoint = None
-    guard = guard_of(recipe)
-    trajectory = Trajectory(session.model, editor, guard=guard, judge=watch, journal=journal, start=checkpoint)
+    trajectory = Trajectory(session.model, editor, judge=_ToBeRead(), journal=journal, start=checkpoint)
     while trajectory.replay():
         pass
     return trajectory

@@ -28,7 +28,17 @@ from errata.studies.guarded import with_alternatives, with_retry
 from errata.studies.recipe import Recipe
 from errata.validation import explain
 
-__all__ = ["Session", "build_probe", "open_session", "prepare", "prepare_probes", "reading", "resolved", "sources"]
+__all__ = [
+    "Session",
+    "build_probe",
+    "open_session",
+    "prepare",
+    "prepare_editor",
+    "prepare_probes",
+    "reading",
+    "resolved",
+    "sources",
+]
 
 
 @dataclass(frozen=True)
@@ -125,9 +135,16 @@ def sources(session: Session) -> dict[str, str]:
 
 def prepare(session: Session, progress: Callable[[int, int], None] | None = None, cache: Path | None = None) -> None:
     """Compute what editor and probes need of the unedited model."""
+    prepare_editor(session, progress, cache)
+    prepare_probes(session)
+
+
+def prepare_editor(
+    session: Session, progress: Callable[[int, int], None] | None = None, cache: Path | None = None
+) -> None:
+    """Compute what the editor needs of the unedited model."""
     store = StatisticsStore(cache or default_cache(), progress)
     session.proposer.prepare(session.model, store, Random(session.recipe.run.seed))
-    prepare_probes(session)
 
 
 def prepare_probes(session: Session) -> None:
