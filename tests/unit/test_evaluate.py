@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
@@ -65,6 +66,11 @@ def test_steps_that_the_run_measures_itself_are_left_to_it(content, tmp_path) ->
     found = probe_frame(out, "drift").select("step", "metric", "prompt_id")
     assert sorted(set(found["step"])) == [2, 4, 8]
     assert len(found) == len(found.unique())
+    # Measured beside the run before the run came to it: once both are there, a step counts once.
+    before = rows(out, "drift")
+    held = pl.read_parquet(out / "probes" / "drift" / "part-000005.parquet")
+    held.filter(pl.col("step") == 4).write_parquet(part_of(out, "drift", 4))
+    assert rows(out, "drift") == before
     # A part of the run itself that is missing is still missed.
     (out / "probes" / "drift" / "part-000005.parquet").unlink()
     (out / "probes" / "other").mkdir()

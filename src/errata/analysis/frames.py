@@ -200,7 +200,8 @@ def _read_facts(file: Path) -> tuple[Mapping[str, Any], ...]:
 def _parts(path: Path) -> dict[str, tuple[Path, ...]]:
     """Find every probe's parts. All probes of a run write theirs at the same checkpoints: what one has, all must have.
 
-    Parts named after a step were measured beside the run (`errata evaluate`), each by itself.
+    Parts named after a step were measured beside the run (`errata evaluate`), each by itself; where the run has come to
+    measure the same step since, its own rows count.
     """
     found = {
         folder.name: {f.name: f for f in sorted(folder.glob("part-*.parquet"))}
@@ -223,4 +224,14 @@ def _parts(path: Path) -> dict[str, tuple[Path, ...]]:
                 raise RunError(f"{file} is damaged ({e}). Restore it from a copy.") from e
             if set(columns) != set(ROW_COLUMNS):
                 raise RunError(f"{file} has the columns {', '.join(columns)}, but rows have {', '.join(ROW_COLUMNS)}.")
-    return {probe: tuple(files.values()) for probe, files in found.items()}
+    return {probe: tuple(_once(files)) for probe, files in found.items()}
+
+
+def _once(files: Mapping[str, Path]) -> list[Path]:
+    """Return a probe's parts without those from beside the run whose step the run's own parts hold."""
+    beside = {name: int(Path(name).stem.removeprefix(_BESIDE)) for name in files if name.startswith(_BESIDE)}
+    own = [file for name, file in files.items() if name not in beside]
+    if not beside or not own:
+        return [*files.values()]
+    steps = set(pl.scan_parquet(own).select(pl.col("step").unique()).collect()["step"])
+    return [file for name, file in files.items() if beside.get(name) not in steps]

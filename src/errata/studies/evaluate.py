@@ -107,7 +107,7 @@ def _measure(session: Session, trajectory: Trajectory, asked: Evaluation, last: 
     (probe,) = session.probes
     facts = {fact.id: fact for fact in session.stream.facts}
     edited = []
-    with closing(kept_states(session.model)) as lower:
+    with closing(kept_states(session.model, asked.run)) as lower:
         for step, batch_ids, applied in _steps(trajectory):
             batch = [facts[id] for id in batch_ids]
             edited += batch if applied else []
