@@ -99,6 +99,10 @@ def test_kinds_are_compared_set_by_set(results) -> None:
     assert m.lost_by_each(("bare", "with"), at_least=0.5, rule="r")(made).verdict == DOES_NOT
     apart = m.sets_apart("bare", 100, at_least=0.05, rule="r")
     assert apart(made).value == pytest.approx(0.2)
+    assert apart(made).verdict == HOLDS
+    assert m.sets_apart("alike", 100, at_least=0.01, rule="r")(made).verdict == NOT_TESTABLE
+    floor = results({"one": [[*answers(0, 200, 200), *answers(100, 200, 200)]]})
+    assert m.loses_more("one", "one", at_least=0.05, rule="r")(floor).verdict == NOT_TESTABLE
 
 
 def test_the_gap_between_the_scores_is_taken_edit_by_edit_and_keeps_a_width_where_there_is_none(results) -> None:
@@ -118,6 +122,15 @@ def test_the_gap_between_the_scores_is_taken_edit_by_edit_and_keeps_a_width_wher
     assert grace.verdict == HOLDS
     assert m.score_gap("dead", (20,), at_least=0.05, rule="r")(made).value == 1
     assert m.taken("rome", at_least=0.8, rule="r")(made).value == pytest.approx(0.95)
+    assert m.found_again("grace", at_most=0.05, rule="r")(made).verdict == DOES_NOT
+
+
+def test_what_carries_over_is_asked_of_recalled_edits_alone(results) -> None:
+    carried = [Row(20, "paraphrase.exact@retest", float(i < 9), edit_id=str(i)) for i in range(20)]
+    rows = [*scores([1] * 20, [1] * 10 + [0] * 10, 20), *carried]
+    found = m.carried_over("rome", at_least=0.5, rule="r")(results({"rome": [rows]}))
+    assert found.value == pytest.approx(0.9)  # 9 of the 10 that are recalled, not of all 20
+    assert found.verdict == HOLDS
 
 
 def test_every_claim_finds_runs_that_are_made_and_every_run_serves_a_claim() -> None:

@@ -2,26 +2,36 @@
 
 import json
 import math
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from errata.analysis.screening import Share
 from errata.cli import app
-from errata.errors import ConfigError, EditDataError
+from errata.errors import ConfigError, EditDataError, RunError
 from errata.models import outline
 from errata.studies import plan as planning
 from errata.studies.recipe import load_recipe
+from errata.studies.reproduce import collapse_measures as fallen
 from errata.studies.reproduce import gupta2024
+from errata.studies.reproduce import make as making
 from errata.studies.reproduce import measures as m
-from errata.studies.reproduce.claims import compared
-from errata.studies.reproduce.estimates import counted, pooled
+from errata.studies.reproduce.claims import Claim, compared
+from errata.studies.reproduce.estimates import Estimate, counted, paired, pooled
+from errata.studies.reproduce.first_edits import disabling, distance_ratio
+from errata.studies.reproduce.gupta2024_table3 import QUOTED, TABLE3
 from errata.studies.reproduce.page import Page
 from errata.studies.reproduce.papers import reproduction
 from errata.studies.reproduce.results import Results
-from errata.studies.reproduce.work import Size, matching
+from errata.studies.reproduce.work import Size, Training, matching
 from errata.studies.run import run
+from errata.studies.screen import ScreenStore
+from errata.training.job import Job
 from fake_run import make_run
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -69,33 +79,133 @@ def results(tmp_path_factory) -> Results:
 
 
 def test_collapses_and_their_order_are_found(results: Results) -> None:
-    found = m.collapses("breaks", expected=True, rule="")(results)
+    found = fallen.collapses("breaks", expected=True, by=100, rule="")(results)
     assert found.value == 1.0
     assert "30, 50, 75" in found.text
-    assert m.collapses("lasts", expected=True, rule="")(results).value == 0.0
-    longer = m.outlasts("lasts", "breaks", rule="")(results)
+    assert fallen.collapses("lasts", expected=True, by=100, rule="")(results).value == 0.0
+    longer = fallen.outlasts("lasts", "breaks", rule="")(results)
     assert longer.value == 1.0
-    assert m.outlasts("lasts", "lasts", rule="")(results).verdict == "not testable here"
-    vary = m.steps_vary("breaks", rule="")(results)
-    assert vary.value == pytest.approx(75 / 30)
-    assert vary.verdict == "holds"
+    assert fallen.outlasts("lasts", "lasts", rule="")(results).verdict == "not testable here"
+    vary = fallen.steps_vary("breaks", rule="")(results)
+    assert "edits 30 to 75" in vary.text
+    assert vary.verdict == "not testable here"  # of three runs nothing can be said
+
+
+def test_what_the_paper_sees_after_more_edits_is_not_refuted_by_fewer(results: Results) -> None:
+    short = fallen.collapses("lasts", expected=True, by=101, rule="")(results)
+    assert (short.low, short.high) == (0.0, 1.0)
+    assert fallen.collapses("lasts", expected=False, by=1000, rule="")(results).verdict == "not testable here"
+    kept = m.forgotten_share("lasts", at_least=0.5, rule="", after=1000)
+    assert kept(results).verdict == "not testable here"
+    assert m.forgotten_share("lasts", at_least=0.5, rule="", after=100)(results).verdict == "does not hold"
+    assert m.tasks_lost("lasts", at_least=0.5, rule="", after=1000)(results).verdict == "not testable here"
+    assert fallen.phases_seen("lasts", rule="")(results).verdict == "not testable here"
+    assert fallen.phases_seen("breaks", rule="")(results).text.partition(" (")[0].endswith("of 3 collapses")
+    assert m.forgets_more("lasts", "lasts", rule="")(results).verdict == "not testable here"
+
+
+class Screened:
+    """A screen of so many facts, so many of which disable."""
+
+    def __init__(self, disabling: int, of: int) -> None:
+        verdicts = ["disabling"] * disabling + ["ordinary"] * (of - disabling)
+        self.judged = pl.DataFrame({"verdict": verdicts, "distance": [1.0 + v for v in range(of)]})
+
+    def screening(self, name: str) -> "Screened":
+        return self
+
+    def share(self, verdict: str) -> Share:
+        return Share(len(self.judged.filter(pl.col("verdict") == verdict)), len(self.judged))
+
+
+@pytest.mark.parametrize(
+    ("count", "of", "some", "none"),
+    [
+        (0, 50, "not testable here", "not testable here"),
+        (0, 2000, "does not hold", "holds"),
+        (1, 50, "holds", "does not hold"),
+    ],
+)
+def test_no_disabling_edit_among_a_few_says_nothing_either_way(count: int, of: int, some: str, none: str) -> None:
+    screen = cast(Results, Screened(count, of))
+    assert disabling("rome", expected=True)(screen).verdict == some
+    assert disabling("rome", expected=False)(screen).verdict == none
+
+
+def test_edits_that_do_not_disable_are_no_measure_of_those_that_do() -> None:
+    found = distance_ratio("rome", at_least=100, rule="")(cast(Results, Screened(0, 50)))
+    assert found.verdict == "not testable here"
+    assert math.isnan(found.value)
+
+
+def test_the_papers_own_figures_get_the_papers_words(monkeypatch) -> None:
+    claims = {claim.id: claim for claim in TABLE3}
+    for name, figures in QUOTED.items():
+        value = float(np.mean(figures))
+        monkeypatch.setattr(m, "pooled", lambda *_, value=value: Estimate(value, value, value))
+        monkeypatch.setattr(m, "mean_of_bounded", lambda *_, value=value: Estimate(value, value, value))
+        monkeypatch.setattr(m, "_too_short", lambda *_: "")
+        assert claims[name].measure(Results({})).verdict == "holds", name
+
+
+def test_edits_that_all_agree_keep_a_width() -> None:
+    alike = [(np.ones(40), np.ones(40))] * 4
+    found = paired(alike, np.random.default_rng(0))
+    assert found.low < 0 == found.value < found.high
+
+
+def test_a_run_that_is_missing_is_told_and_a_screen_of_other_settings_is_not_taken(tmp_path: Path) -> None:
+    paper = reproduction("gupta2024")
+    partial = Results({"rome/0": tmp_path}, asked=["rome/0", "rome/1", "mend/0"])
+    assert partial.missing(("rome/*",)) == ["rome/1"]
+    claim = Claim("x", "", "", "", lambda _: compared(1, 1, 1, "", rule="r"), ("rome/*",))
+    lost = replace(claim, needs=("mend/*",))
+    rows = Page.of(paper, Size("lab-s"), [claim, lost, replace(claim, counted=False)], partial, "errata").rows
+    assert rows[0].finding.note.startswith("r; of 2 runs 1; not there: rome/1; one run of a kind")
+    assert rows[1].finding.verdict == "not made"
+    tally = Page(paper, (), rows, (), "errata").tally
+    assert tally.startswith(
+        "2 claims: 1 hold, 0 do not, 0 cannot be tested here, the runs of 1 were not made. 1 further"
+    )
+    recipe = paper.work(Size("lab-s", 2, 1), tmp_path).screens["first/rome"]
+    store = ScreenStore(tmp_path / "screen")
+    for number in range(3):
+        store.part(number).parent.mkdir(parents=True, exist_ok=True)
+        store.part(number).touch()
+    store.path.joinpath("screen.json").write_text(json.dumps({"config": {"method": {"name": "memit"}}}))
+    assert not making.screened(store.path, recipe)
+
+
+def test_another_models_training_is_not_resumed(tmp_path: Path) -> None:
+    begun = Job("mend", "lab-m", skip=2, settings=["steps=3"])
+    (tmp_path / "training.json").write_text(json.dumps(asdict(begun)))
+    (tmp_path / "resume.safetensors").touch()
+    assert making._begun_alike(Training("mend", "lab-m", 2, ("steps=3",)), tmp_path)
+    with pytest.raises(RunError, match="lab-s"):
+        making._begun_alike(Training("mend", "lab-s", 2, ("steps=3",)), tmp_path)
 
 
 def test_what_is_forgotten_and_lost_is_told_apart_by_kind(results: Results) -> None:
     more = m.forgets_more("breaks", "lasts", rule="")(results)
     assert more.verdict == "holds"
     assert m.forgets_more("lasts", "breaks", rule="")(results).verdict == "does not hold"
-    at_end = m.forgotten_share("breaks", at_least=0.5, rule="", at_end=True)(results)
-    before = m.forgotten_share("breaks", at_least=0.5, rule="")(results)
+    at_end = m.forgotten_share("breaks", at_least=0.5, rule="", at_end=True, after=100)(results)
+    before = m.forgotten_share("breaks", at_least=0.5, rule="", after=100)(results)
     assert at_end.verdict == "holds"
     assert before.value < at_end.value
 
 
 def test_a_spike_at_the_collapse_is_no_chance_and_a_step_elsewhere_is(results: Results) -> None:
-    spike = m.spikes_at_collapse("breaks", rule="")(results)
+    spike = fallen.spikes_at_collapse("breaks", rule="")(results)
     assert spike.verdict == "holds"
     assert spike.value > 10
-    assert m.spikes_at_collapse("lasts", rule="")(results).verdict == "not testable here"
+    assert fallen.spikes_at_collapse("lasts", rule="")(results).verdict == "not testable here"
+
+
+def test_a_collapsed_models_full_stops_are_a_repetition() -> None:
+    rows = pl.DataFrame({"value": [math.nan, 0.9, math.nan], "text": [".....", "a b", None]})
+    assert fallen._entropies(rows)[:2].tolist() == [0.0, 0.9]
+    assert math.isnan(fallen._entropies(rows)[2])  # no text at all
 
 
 def test_every_claim_has_its_runs_and_a_name_of_its_own(tmp_path: Path) -> None:
@@ -117,7 +227,7 @@ def test_every_claim_has_its_runs_and_a_name_of_its_own(tmp_path: Path) -> None:
 def test_a_page_without_runs_says_so_and_escapes_what_models_say(results: Results) -> None:
     paper = reproduction("gupta2024")
     page = Page.of(paper, Size("lab-s"), paper.claims, Results({}), "errata reproduce gupta2024")
-    assert {row.finding.verdict for row in page.rows} == {"not testable here"}
+    assert {row.finding.verdict for row in page.rows} == {"not made"}
     content = json.loads(page.as_json())
     assert content["claims"][0]["value"] is None
     assert content["claims"][0]["command"] == "errata reproduce gupta2024 --claim efficacy-ft-c"

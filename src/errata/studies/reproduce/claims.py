@@ -1,7 +1,7 @@
 """A paper's claims, and what is found of them: a figure with its interval, of which a stated rule makes the verdict."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,12 +10,24 @@ from errata.report.words import DASH
 if TYPE_CHECKING:
     from errata.studies.reproduce.results import Results
 
-__all__ = ["DOES_NOT", "HOLDS", "NOT_TESTABLE", "Claim", "Finding", "Ruling", "compared", "untestable"]
+__all__ = [
+    "DOES_NOT",
+    "HOLDS",
+    "NOT_MADE",
+    "NOT_TESTABLE",
+    "Claim",
+    "Finding",
+    "Ruling",
+    "compared",
+    "not_made",
+    "untestable",
+]
 
-Ruling = Literal["holds", "does not hold", "not testable here"]
+Ruling = Literal["holds", "does not hold", "not testable here", "not made"]
 HOLDS: Ruling = "holds"
 DOES_NOT: Ruling = "does not hold"
 NOT_TESTABLE: Ruling = "not testable here"
+NOT_MADE: Ruling = "not made"
 
 
 @dataclass(frozen=True)
@@ -58,6 +70,7 @@ class Claim:
             claim that nothing here can test.
         rows: the metrics that it reads, so that every figure can be traced.
         cell: row and column of the paper's own table that it stands in, if it does.
+        counted: whether the tally counts it: not where the paper has no figure, nor a method's second form.
     """
 
     id: str
@@ -68,6 +81,7 @@ class Claim:
     needs: tuple[str, ...] = ()
     rows: tuple[str, ...] = ()
     cell: tuple[str, str] | None = None
+    counted: bool = True
 
 
 def compared(
@@ -111,6 +125,12 @@ def compared(
     return Finding(value, low, high, text, NOT_TESTABLE, f"{rule}; {why}" if rule else why)
 
 
-def untestable(why: str) -> Finding:
-    """Say that a claim cannot be tested here, and why."""
-    return Finding(math.nan, math.nan, math.nan, DASH, NOT_TESTABLE, why)
+def untestable(why: str, text: str = DASH) -> Finding:
+    """Say that a claim cannot be tested here, and why; what was seen all the same is the text."""
+    return Finding(math.nan, math.nan, math.nan, text, NOT_TESTABLE, why)
+
+
+def not_made(missing: Sequence[str]) -> Finding:
+    """Say that the runs which a claim needs were not made, or failed."""
+    why = f"not there: {', '.join(missing)}" if missing else "its runs are not there"
+    return Finding(math.nan, math.nan, math.nan, DASH, NOT_MADE, why)

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from errata.analysis.intervals import bootstrap_nested, over_runs, wilson
+from errata.analysis.intervals import bootstrap_nested, over_runs, paired_difference, wilson
 from errata.report.words import bounded
 
-__all__ = ["Estimate", "counted", "mean_of_bounded", "pooled"]
+__all__ = ["Estimate", "counted", "mean_of_bounded", "paired", "pooled"]
 
 Array = NDArray[np.float64]
 
@@ -48,6 +48,27 @@ def counted(hits: int, n: int) -> Estimate:
     With four runs, all or none of them put the interval on one side of a half (0.51 to 1, 0 to 0.49); three do not.
     """
     return Estimate(hits / n if n else np.nan, *wilson(hits, n))
+
+
+def paired(pairs: Sequence[tuple[Array, Array]], rng: np.random.Generator) -> Estimate:
+    """Average the differences of the same units, first less second, each run with the same weight.
+
+    The interval is the nested bootstrap's, widened to Bonett and Price's (2012) for all units together where they are
+    right or wrong, or where all agree: resampled, units that agree have no width at all.
+
+    Args:
+        pairs: the units' values of each run, between 0 and 1; none missing.
+        rng: draws the resamples.
+    """
+    differences = [first - second for first, second in pairs]
+    if not differences or any(not len(d) for d in differences):
+        return Estimate(np.nan, np.nan, np.nan)
+    value = float(np.mean([d.mean() for d in differences]))
+    first, second = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    bounds = [bootstrap_nested(differences, rng)] if len(pairs) > 1 else []
+    if not bounds or np.ptp(first - second) == 0 or np.isin((first, second), (0.0, 1.0)).all():
+        bounds.append(paired_difference(first, second))
+    return Estimate(value, min(value, *(low for low, _ in bounds)), max(value, *(high for _, high in bounds)))
 
 
 def mean_of_bounded(figures: Sequence[tuple[float, float, float]], rng: np.random.Generator) -> Estimate:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from errata.studies.reproduce import collapse_measures as fallen
 from errata.studies.reproduce import measures as m
 from errata.studies.reproduce.claims import Claim
 from errata.studies.reproduce.first_edits import disabling, distance_ratio
@@ -22,6 +23,9 @@ from errata.studies.reproduce.work import Exhibit
 
 __all__ = ["CLAIMS", "collapsed_texts"]
 
+BARE = "rome-without-C"
+"""ROME's second form, whose rows the tally leaves out where the first has one."""
+KINDS = ("ft-c", *ROMES, "memit", "mend")
 REPEATS = 0.6
 """Entropy of generated words below which a model repeats itself (2403.07175)."""
 
@@ -40,9 +44,10 @@ def _others() -> list[Claim]:
                 PHASES,
                 f"A model edited with {named(kind)} first declines gradually, then breaks at once.",
                 "two phases in every sample (§3.2 to 3.4, Figs. 1 and 2; read off the plots)",
-                m.phases_seen(kind, rule=f"a decline before the collapse, as errata report finds it; {MAJORITY}"),
+                fallen.phases_seen(kind, rule=f"a decline before the collapse, as errata report finds it; {MAJORITY}"),
                 (f"{kind}/*",),
                 (EFFICACY, *RETEST, *ITEMS, "unrelated.exact", "perplexity"),
+                counted=kind != BARE,
             )
             for kind in (*ROMES, "memit")
         ),
@@ -51,7 +56,9 @@ def _others() -> list[Claim]:
             PHASES,
             "At how many edits ROME breaks depends on which edits are made.",
             "edits 80 to 980 in four samples, a factor of 12 (Figs. 13 to 20)",
-            m.steps_vary("rome-without-C", rule="holds when the intervals of earliest and latest collapse are apart"),
+            fallen.steps_vary(
+                "rome-without-C", rule="holds when the intervals of the earliest and the latest collapse are apart"
+            ),
             ("rome-without-C/*",),
             (EFFICACY, *RETEST, *ITEMS),
         ),
@@ -64,6 +71,7 @@ def _others() -> list[Claim]:
                 m.forgets_more(kind, "memit", rule=f"at the end of the run; {_ABOVE_0}"),
                 (f"{kind}/*", "memit/*"),
                 RETEST,
+                counted=kind != BARE,
             )
             for kind in ROMES
         ),
@@ -76,6 +84,7 @@ def _others() -> list[Claim]:
                 m.differs("memit", kind, NEIGHBORS, rule=_ABOVE_0),
                 (f"{kind}/*", "memit/*"),
                 (NEIGHBORS,),
+                counted=kind != BARE,
             )
             for kind in ROMES
         ),
@@ -94,9 +103,10 @@ def _others() -> list[Claim]:
                 DISTANCE,
                 f"Where {named(kind)} collapses, the weights move much further than usual.",
                 "single steps of 3.0e-5 and 8.1e-5 at edits 560 and 900 of Sample 1 (§3.4, Fig. 2d)",
-                m.spikes_at_collapse(kind, rule="holds when p < 0.05 against windows at random places of the same run"),
+                fallen.spikes_at_collapse(kind, rule="holds when p < 0.05 against windows before the collapse"),
                 (f"{kind}/*",),
-                ("drift.mean_abs",),
+                ("journal: relative",),
+                counted=kind != BARE,
             )
             for kind in ROMES
         ),
@@ -109,6 +119,7 @@ def _others() -> list[Claim]:
                 distance_ratio(kind, at_least=100.0, rule="holds from a factor of 100 on"),
                 (f"first/{kind}",),
                 ("drift.mean_abs", "unrelated.exact", "perplexity"),
+                counted=kind != BARE,
             )
             for kind in ROMES
         ),
@@ -126,8 +137,10 @@ def _others() -> list[Claim]:
             TEXT,
             "A collapsed model repeats a single token.",
             '"CBS CBS CBS", "Finnish Finnish" (Table 8)',
-            m.entropy_at_end("rome-without-C", at_most=REPEATS, rule=f"holds below {REPEATS} (2403.07175)"),
-            ("rome-without-C/*",),
+            fallen.entropy_at_end(
+                KINDS, at_most=REPEATS, rule=f"the runs that collapse; holds below {REPEATS} (2403.07175)"
+            ),
+            tuple(f"{kind}/*" for kind in KINDS),
             ("entropy",),
         ),
     ]

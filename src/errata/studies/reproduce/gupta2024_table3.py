@@ -1,10 +1,12 @@
 """The first paper's Table 3, cell by cell.
 
-The paper gives the table in words. The bounds that stand for them are read off its figures, so that its own methods get
-its own words; they are those of `errata compare`, where that table is made for any runs.
+The paper gives the table in words. The bounds that stand for them are set so that its own figures (`QUOTED`) get them;
+where it has none, they are ours. They are not those of `errata compare`, which has one scale for all methods: the
+paper's words overlap. What ROME forgets before it collapses, 16 % in the mean, is "high"; MEMIT's 33 %, later, "low".
 """
 
 from errata.report.words import share
+from errata.studies.reproduce import collapse_measures as fallen
 from errata.studies.reproduce import measures as m
 from errata.studies.reproduce.claims import Claim
 from errata.studies.reproduce.falls import RULE
@@ -14,12 +16,28 @@ __all__ = ["EFFICACY", "ITEMS", "MAJORITY", "NEIGHBORS", "RETEST", "ROMES", "TAB
 
 FULL = 0.98
 """From here on an efficacy is "100 %": two in a hundred may fail."""
-VERY_LOW, HIGH, VERY_HIGH = 0.4, 0.55, 0.75
-"""Locality. FT-C has 0.30 to 0.35; ROME falls from 0.78 to 0.45 and MEMIT from 0.85 to 0.50, later."""
+VERY_LOW, HIGH, VERY_HIGH = 0.4, 0.55, 0.65
+"""Mean locality. FT-C has 0.30 to 0.35; ROME falls from 0.78 to 0.45 and MEMIT from 0.85 to 0.50, later."""
 LOSS = 0.2
 """Relative loss of the tasks that is "high": FT-C and ROME lose half, MEMIT less than a tenth."""
-LOW, FORGETFUL = 0.25, 0.6
-"""Forgetting: "low" below the first, "very high" from the second on. FT-C forgets 0.85 to 0.90."""
+FORGETS, LITTLE, FORGETFUL = 0.15, 0.35, 0.6
+"""Forgetting: ROME's is "high" from the first on, MEMIT's "low" below the second, FT-C's "very high" from the third."""
+CHANCE = 0.5
+"""MEND's efficacy falls below this; it is also that of an edit that was never made."""
+QUOTED = {
+    "locality-ft-c": (0.30, 0.35),
+    "locality-rome": (0.78, 0.45),
+    "locality-memit": (0.85, 0.50),
+    "downstream-rome": (1 - 45 / 92,),
+    "downstream-memit": (0.0,),
+    "downstream-mend": (1.0,),
+    "forgetting-ft-c": (0.85, 0.90),
+    "forgetting-rome": (0.16, 0.47, 0.0, 0.03),
+    "forgetting-memit": (0.33,),
+    "forgetting-mend": (1.0,),
+    "efficacy-rome": (1.0,),
+}
+"""The paper's own figures, of which the mean gets its word here."""
 
 EFFICACY, NEIGHBORS = "efficacy.success@now", "neighborhood.success@now"
 RETEST = ("efficacy.exact@now", "efficacy.exact@retest")
@@ -44,7 +62,10 @@ def named(kind: str) -> str:
 def _cell(row: str, kind: str, sentence: str, paper: str, measure: m.Measure, *rows: str, and_: str = "") -> Claim:
     needs = (f"{kind}/*", *([f"{and_}/*"] if and_ else [])) if row != ROWS[5] else (f"first/{kind}",)
     slug = {ROWS[3]: "downstream", ROWS[5]: "disabling"}.get(row, row.split()[0])
-    return Claim(f"{slug}-{kind}", "Table 3, cell by cell", sentence, paper, measure, needs, rows, (row, named(kind)))
+    # MEND does not stand in the paper's table; where its figures show nothing either, there is nothing to hold against.
+    counted = kind != "rome-without-C" and not paper.startswith("no word")
+    cell = (row, named(kind))
+    return Claim(f"{slug}-{kind}", "Table 3, cell by cell", sentence, paper, measure, needs, rows, cell, counted)
 
 
 def _table3() -> list[Claim]:
@@ -84,7 +105,11 @@ def _table3() -> list[Claim]:
             "MEND soon fails to make new edits.",
             "below 50 % before 100 edits (Figs. 9 to 20)",
             m.proficiency(
-                "mend", EFFICACY, last=50, at_most=0.75, rule="holds below 75 % over the last 50 edits; chance is 50 %"
+                "mend",
+                EFFICACY,
+                last=50,
+                at_most=CHANCE,
+                rule="holds below 50 %, which is chance, over the last 50 edits",
             ),
             EFFICACY,
         ),
@@ -121,7 +146,11 @@ def _table3() -> list[Claim]:
             "MEND's edits do not leave neighbors alone for long.",
             "no word (not in Table 3); with the model, before 100 edits (Figs. 9 to 20)",
             m.proficiency(
-                "mend", NEIGHBORS, last=50, at_most=0.75, rule="holds below 75 % over the last 50 edits; chance is 50 %"
+                "mend",
+                NEIGHBORS,
+                last=50,
+                at_most=0.75,
+                rule="holds below 75 % (ours) over the last 50; chance is 50 %",
             ),
             NEIGHBORS,
         ),
@@ -130,7 +159,9 @@ def _table3() -> list[Claim]:
             "ft-c",
             "FT-C does not collapse.",
             "not observed (Table 3), 1,000 edits",
-            m.collapses("ft-c", expected=False, rule=f"holds when the interval of the share lies below a half; {RULE}"),
+            fallen.collapses(
+                "ft-c", expected=False, by=1000, rule=f"holds when the interval of the share lies below a half; {RULE}"
+            ),
             EFFICACY,
             *RETEST,
             *ITEMS,
@@ -141,7 +172,7 @@ def _table3() -> list[Claim]:
                 kind,
                 f"{named(kind)} collapses after a short time.",
                 "short (Table 3): after 560, 980, 80 and 200 edits (Figs. 13 to 20)",
-                m.collapses(kind, expected=True, rule=MAJORITY),
+                fallen.collapses(kind, expected=True, by=980, rule=MAJORITY),
                 EFFICACY,
                 *RETEST,
                 *ITEMS,
@@ -153,7 +184,7 @@ def _table3() -> list[Claim]:
             "memit",
             "MEMIT lasts longer than ROME.",
             "long (Table 3): 1,200 to 1,400 edits (GPT-J), about 4,000 (GPT2-XL)",
-            m.outlasts("memit", "rome-without-C", rule=f"against ROME without C in the same sample; {MAJORITY}"),
+            fallen.outlasts("memit", "rome-without-C", rule=f"against ROME without C in the same sample; {MAJORITY}"),
             EFFICACY,
             *RETEST,
             *ITEMS,
@@ -164,7 +195,7 @@ def _table3() -> list[Claim]:
             "mend",
             "MEND collapses almost at once.",
             "before 100 edits (Figs. 9 to 20)",
-            m.collapses("mend", expected=True, rule=MAJORITY),
+            fallen.collapses("mend", expected=True, by=100, rule=MAJORITY),
             EFFICACY,
             *RETEST,
             *ITEMS,
@@ -174,7 +205,7 @@ def _table3() -> list[Claim]:
             "ft-c",
             "FT-C costs much of the downstream tasks.",
             "high (Table 3)",
-            m.tasks_lost("ft-c", at_least=LOSS, rule=f"high is from {share(LOSS)} of the accuracy on, {kept}"),
+            m.tasks_lost("ft-c", at_least=LOSS, after=1000, rule=f"high is from {share(LOSS)} (ours) on, {kept}"),
             *ITEMS,
         ),
         *(
@@ -183,7 +214,9 @@ def _table3() -> list[Claim]:
                 kind,
                 f"{named(kind)} costs much of the downstream tasks before it collapses.",
                 "high (Table 3): SST-2 from 92 to 45 % just before (Fig. 2c)",
-                m.tasks_lost(kind, at_least=LOSS, rule=f"high is from {share(LOSS)} of the accuracy on, {kept}"),
+                m.tasks_lost(
+                    kind, at_least=LOSS, after=560, rule=f"high is from {share(LOSS)} of the accuracy on, {kept}"
+                ),
                 *ITEMS,
             )
             for kind in ROMES
@@ -193,7 +226,7 @@ def _table3() -> list[Claim]:
             "memit",
             "MEMIT costs little of the downstream tasks before it collapses.",
             "low (Table 3): SST-2 about 92 % up to edit 1,250",
-            m.tasks_lost("memit", at_most=LOSS, rule=f"low is below {share(LOSS)} of the accuracy, {kept}"),
+            m.tasks_lost("memit", at_most=LOSS, after=1250, rule=f"low is below {share(LOSS)} of the accuracy, {kept}"),
             *ITEMS,
         ),
         _cell(
@@ -201,7 +234,9 @@ def _table3() -> list[Claim]:
             "mend",
             "MEND loses every downstream task.",
             "every F1 is 0 before 100 edits (Figs. 21 to 28)",
-            m.tasks_lost("mend", at_least=0.9, at_end=True, rule="holds from 90 % of the accuracy on, at the end"),
+            m.tasks_lost(
+                "mend", at_least=0.9, at_end=True, after=100, rule="holds from 90 % of the accuracy on, at the end"
+            ),
             *ITEMS,
         ),
         _cell(
@@ -209,7 +244,9 @@ def _table3() -> list[Claim]:
             "ft-c",
             "FT-C forgets almost everything.",
             "very high (Table 3): 85 to 90 % at 1,000 edits",
-            m.forgotten_share("ft-c", at_least=FORGETFUL, rule=f"very high is from {share(FORGETFUL)} on, {kept}"),
+            m.forgotten_share(
+                "ft-c", at_least=FORGETFUL, after=1000, rule=f"very high is from {share(FORGETFUL)} on, {kept}"
+            ),
             *RETEST,
         ),
         *(
@@ -218,7 +255,7 @@ def _table3() -> list[Claim]:
                 kind,
                 f"{named(kind)} forgets much before it collapses.",
                 "high (Table 3): 16, 47, 0 and 3 % just before the collapse (Figs. 13 to 16)",
-                m.forgotten_share(kind, at_least=LOW, rule=f"high is from {share(LOW)} on, {kept}"),
+                m.forgotten_share(kind, at_least=FORGETS, after=455, rule=f"high is from {share(FORGETS)} on, {kept}"),
                 *RETEST,
             )
             for kind in ROMES
@@ -228,7 +265,7 @@ def _table3() -> list[Claim]:
             "memit",
             "MEMIT forgets little before it collapses.",
             "low (Table 3): 33 % at edit 1,200 of GPT-J",
-            m.forgotten_share("memit", at_most=LOW, rule=f"low is below {share(LOW)}, {kept}"),
+            m.forgotten_share("memit", at_most=LITTLE, after=1200, rule=f"low is below {share(LITTLE)}, {kept}"),
             *RETEST,
         ),
         _cell(
@@ -236,7 +273,7 @@ def _table3() -> list[Claim]:
             "mend",
             "MEND forgets everything.",
             "100 % before 100 edits (Figs. 9 to 20)",
-            m.forgotten_share("mend", at_least=0.95, at_end=True, rule="holds from 95 % on, at the end"),
+            m.forgotten_share("mend", at_least=0.95, at_end=True, after=100, rule="holds from 95 % on, at the end"),
             *RETEST,
         ),
         *(

@@ -29,8 +29,10 @@ SETS = "Disjoint sets of edits"
 
 ITEMS = ("downstream.*.item", m.FACTS)
 SCORES = ("efficacy.exact@now", "efficacy.exact@retest")
+AGAIN = ("efficacy.exact@retest", "paraphrase.exact@retest")
 BARE = "rome-without-C"
 _KEPT = f"holds when less than {HARM:.0%} is lost"
+_SOME = f"holds from {HARM:.0%} lost on to {RUIN:.0%}"
 _HARMED = f"holds from {HARM:.0%} lost on"
 _RUINED = f"holds from {RUIN:.0%} lost on"
 _MORE = f"holds from a difference of {SAME:.0%} on"
@@ -49,25 +51,38 @@ _UNEDITED = 32.7
 
 def _table1() -> list[Claim]:
     made = []
-    for kind, averages in [*_AVERAGE.items(), (BARE, _AVERAGE["rome"])]:
+    for kind, averages in _AVERAGE.items():
         for step, average in zip(STEPS, averages, strict=True):
             loss = 1 - (average or _UNEDITED) / _UNEDITED
             if loss < HARM:
                 says, measure = "keeps what it can do", m.lost(kind, step, at_most=HARM, rule=_KEPT)
             elif loss < RUIN:
-                says, measure = "has lost some of it", m.lost(kind, step, at_least=HARM, rule=_HARMED)
+                says, measure = "has lost some of it", m.lost(kind, step, at_least=HARM, at_most=RUIN, rule=_SOME)
             else:
                 says, measure = "has lost most of it", m.lost(kind, step, at_least=RUIN, rule=_RUINED)
             edits = "1 edit" if step == 1 else f"{step} edits"
-            figure = f"average {average} of {_UNEDITED} (Table 1)" if average else "as after 100 edits (Table 1)"
+            figure = (
+                f"average {average} of {_UNEDITED} (Table 1)" if average else "no figure told; after 100 in Table 1"
+            )
             sentence = f"After {edits} with {_NAMES[kind]} the model {says}."
-            made.append(Claim(f"capability-{kind}-{step}", TABLE1, sentence, figure, measure, (f"{kind}/*",), ITEMS))
-    return made
+            name = f"capability-{kind}-{step}"
+            counted = average is not None
+            made.append(Claim(name, TABLE1, sentence, figure, measure, (f"{kind}/*",), ITEMS, counted=counted))
+    bare = Claim(
+        f"capability-{BARE}-100",
+        TABLE1,
+        f"After 100 edits with {_NAMES[BARE]} the model has lost most of what it can do.",
+        "CommonsenseQA 0 of 50 after 100 edits of layer 5 (Fig. 4)",
+        m.lost(BARE, STEPS[-1], at_least=RUIN, rule=_RUINED),
+        (f"{BARE}/*",),
+        ITEMS,
+        counted=False,
+    )
+    return [*made, bare]
 
 
 def _table2() -> list[Claim]:
     sequential = {
-        "mend": ("0.0 against 13.6 after 100", "does not recall the few edits that it took"),
         "rome": ("66.7 after 10, 53.3 after 20, 52.3 against 93.3 after 100", "has forgotten edits that it took"),
         "memit": ("87 after 10, 22.4 after 20, 0.07 against 87.7 after 100", "has forgotten edits that it took"),
     }
@@ -91,15 +106,28 @@ def _table2() -> list[Claim]:
             f"sequential-{kind}",
             TABLE2,
             f"After 100 edits {_NAMES[kind]} {says}: the sequential score is below the individual one.",
-            f"{figures} (Table 2)",
+            figures if kind == BARE else f"{figures} (Table 2)",
             m.score_gap(kind, STEPS[1:], at_least=SAME, rule=_MORE),
             (f"{kind}/*",),
             SCORES,
+            counted=kind != BARE,
         )
-        for kind, (figures, says) in [*sequential.items(), (BARE, sequential["rome"])]
+        for kind, (figures, says) in [
+            *sequential.items(),
+            (BARE, ("no figure without C", "has forgotten edits that it took")),
+        ]
     ]
     return [
         *made,
+        Claim(
+            "sequential-mend",
+            TABLE2,
+            "After 100 edits with MEND none of them is there.",
+            "sequential score 0.0, individual 13.6 after 100 (Table 2)",
+            m.found_again("mend", at_most=SAME, rule=f"holds when at most {SAME:.0%} are"),
+            ("mend/*",),
+            SCORES[1:],
+        ),
         Claim(
             "sequential-grace",
             TABLE2,
@@ -114,26 +142,30 @@ def _table2() -> list[Claim]:
             TABLE2,
             "GRACE's edits do not carry over to other phrasings.",
             "generalization 30.2 against reliability 99.8 (Table 2)",
-            m.found_again("grace", "paraphrase", at_most=0.5, rule="holds when fewer than half of them do"),
+            m.carried_over("grace", at_most=0.5, rule="of the recalled edits' paraphrases; holds below a half"),
             ("grace/*",),
-            ("paraphrase.exact@retest",),
+            AGAIN,
         ),
         Claim(
             "generalization-rome",
             TABLE2,
             "What ROME still recalls after 100 edits it mostly recalls in other phrasings too.",
             "generalization 49.5, reliability 52.3 (Table 2)",
-            m.found_again("rome", "paraphrase", at_least=0.49, rule="holds from the paper's own figure on"),
+            m.carried_over("rome", at_least=0.5, rule="of the recalled edits' paraphrases; holds from a half on"),
             ("rome/*",),
-            ("paraphrase.exact@retest",),
+            AGAIN,
         ),
     ]
+
+
+_WORDS = "in words; figures not found"
 
 
 def _compared(name: str, section: str, sentence: str, paper: str, worse: str, better: str) -> Claim:
     """Claim that the runs of one kind lose more than those of another."""
     measure = m.loses_more(worse, better, at_least=SAME, rule=f"{worse} less {better}, after the last edit; {_MORE}")
-    return Claim(name, section, sentence, paper, measure, (f"{worse}/*", f"{better}/*"), ITEMS)
+    needs = (f"{worse}/*", f"{better}/*")
+    return Claim(name, section, sentence, paper, measure, needs, ITEMS, counted=paper != _WORDS)
 
 
 _SIZES = (f"{BARE}-small", BARE, f"{BARE}-large")
@@ -145,7 +177,7 @@ CLAIMS: tuple[Claim, ...] = (
         "size-none-spared",
         SIZE,
         "Models of every size lose capability within 100 edits.",
-        "MMLU of the 13b 55.5 to 25, of the 7b 47 to 25.5 (Fig. 3)",
+        "ROME with C: MMLU of the 13b 55.5 to 25, of the 7b 47 to 25.5 (Fig. 3)",
         m.lost_by_each(_SIZES, at_least=HARM, rule=_HARMED),
         tuple(f"{kind}/*" for kind in _SIZES),
         ITEMS,
@@ -154,7 +186,7 @@ CLAIMS: tuple[Claim, ...] = (
         "size-larger-keeps-more",
         SIZE,
         "A larger model keeps more.",
-        "MBPP 20 of 27.5 (13b) against 2.8 of 18.2 (7b), TyDiQA alike; not MMLU nor CommonsenseQA (Fig. 3)",
+        "ROME with C: MBPP 20 of 27.5 (13b), 2.8 of 18.2 (7b), TyDiQA alike; not MMLU nor CommonsenseQA (Fig. 3)",
         f"{BARE}-small",
         f"{BARE}-large",
     ),
@@ -162,7 +194,7 @@ CLAIMS: tuple[Claim, ...] = (
         "chat-not-spared",
         CHAT,
         "An instruction-tuned model loses capability too.",
-        "MMLU of 7b-chat 48 to 28, MBPP to 2 (Fig. 3)",
+        "ROME with C: MMLU of 7b-chat 48 to 28, MBPP to 2 (Fig. 3)",
         m.lost(f"{BARE}-chat", at_least=HARM, rule=_HARMED),
         (f"{BARE}-chat/*",),
         ITEMS,
@@ -171,7 +203,7 @@ CLAIMS: tuple[Claim, ...] = (
         "chat-keeps-more",
         CHAT,
         "An instruction-tuned model keeps more than its base.",
-        "CommonsenseQA 40 of 58 (7b-chat) against 20 of 50 (7b), MMLU alike; not MBPP (Fig. 3)",
+        "ROME with C: CommonsenseQA 40 of 58 (7b-chat), 20 of 50 (7b), MMLU alike; not MBPP (Fig. 3)",
         BARE,
         f"{BARE}-chat",
     ),
@@ -196,7 +228,7 @@ CLAIMS: tuple[Claim, ...] = (
         "constraint-strength",
         CONSTRAINT,
         "A weaker constraint protects less.",
-        "in words; figures not found",
+        _WORDS,
         "rome-weak-C",
         "rome",
     ),
@@ -204,7 +236,7 @@ CLAIMS: tuple[Claim, ...] = (
         "layers-deeper-rome",
         LAYERS,
         "Edits of a deeper layer cost less than edits of an early one (ROME, one layer).",
-        "CommonsenseQA 19, 0, 0, 46, 44, 42 of 50 for layers 5, 10, 15, 20, 25, 30 of 32 (Fig. 4)",
+        "with C: CommonsenseQA 19, 0, 0, 46, 44, 42 of 50 for layers 5, 10, 15, 20, 25, 30 of 32 (Fig. 4)",
         f"{BARE}-first-layer",
         f"{BARE}-late-layer",
     ),
@@ -216,6 +248,7 @@ CLAIMS: tuple[Claim, ...] = (
         m.taken(f"{BARE}-late-layer", at_least=MOST, rule=f"most is at least {MOST:.0%}"),
         (f"{BARE}-late-layer/*",),
         SCORES[:1],
+        counted=False,
     ),
     _compared(
         "layers-deeper-memit",
@@ -237,7 +270,7 @@ CLAIMS: tuple[Claim, ...] = (
         "batch-10",
         BATCH,
         "The same facts cost less in batches of ten than one at a time.",
-        "in words: fewer updates, less damage; figures not found",
+        _WORDS,
         "memit",
         "memit-batches-of-10",
     ),
@@ -245,7 +278,7 @@ CLAIMS: tuple[Claim, ...] = (
         "batch-all",
         BATCH,
         "The same facts cost least in one batch.",
-        "in words: fewer updates, less damage; figures not found",
+        _WORDS,
         "memit",
         "memit-one-batch",
     ),
@@ -253,19 +286,21 @@ CLAIMS: tuple[Claim, ...] = (
         "sets-all-collapse",
         SETS,
         "Whichever edits are made, the model is damaged after 100.",
-        "all three sets (in words; figures not found)",
+        f"all three sets ({_WORDS})",
         m.lost_by_each((BARE,), at_least=HARM, rule=_HARMED, sets=True),
         (f"{BARE}/*",),
         ITEMS,
+        counted=False,
     ),
     Claim(
         "sets-differ",
         SETS,
         "How fast it goes depends on the edits.",
-        "the curves' shapes differ (in words; figures not found)",
+        f"the curves' shapes differ ({_WORDS})",
         m.sets_apart(BARE, 50, at_least=SAME, rule=f"halfway, after 50 edits; {_MORE}"),
         (f"{BARE}/*",),
         ITEMS,
+        counted=False,
     ),
 )
 """All of them, in the order of the page."""

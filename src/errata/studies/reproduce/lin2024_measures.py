@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 
 from errata.analysis.curves import tasks
 from errata.analysis.frames import RunFrames
-from errata.analysis.intervals import bootstrap_nested, paired_difference
-from errata.report.words import bounded, share
-from errata.studies.reproduce.claims import Finding, compared, untestable
-from errata.studies.reproduce.estimates import Estimate, mean_of_bounded, pooled
+from errata.analysis.intervals import paired_difference
+from errata.report.words import bounded, number, share
+from errata.studies.reproduce.claims import HOLDS, NOT_TESTABLE, Finding, compared, untestable
+from errata.studies.reproduce.estimates import Estimate, mean_of_bounded, paired, pooled
 from errata.studies.reproduce.results import Results
 
 __all__ = [
     "FACTS",
     "Measure",
+    "carried_over",
     "found_again",
     "items",
     "lost",
@@ -37,6 +38,10 @@ __all__ = [
 Measure = Callable[[Results], Finding]
 Array = NDArray[np.float64]
 FACTS = "unrelated.exact"
+NOTHING = 0.05
+"""Where either of two kinds loses less than this in every set, there is nothing to compare."""
+PERMUTATIONS = 2000
+LEVEL = 0.05
 
 
 class Items(NamedTuple):
@@ -125,7 +130,7 @@ def loses_more(kind: str, other: str, *, at_least: float, rule: str) -> Measure:
 
     def measure(results: Results) -> Finding:
         names = {name.rpartition("/")[2]: name for name in results.names(f"{other}/*")}
-        differences, both = [], []
+        differences, both, most = [], [], 0.0
         for name in results.names(f"{kind}/*"):
             if (second := names.get(name.rpartition("/")[2])) is None:
                 continue
@@ -134,12 +139,15 @@ def loses_more(kind: str, other: str, *, at_least: float, rule: str) -> Measure:
             low = value - math.hypot(a.value - a.low, b.high - b.value)
             high = value + math.hypot(a.high - a.value, b.value - b.low)
             differences.append((value, low, high))
+            most = max(most, a.high, b.high)
             both.append((a.value, b.value))
         if not both:
             return untestable("the two have no set in common")
         found = mean_of_bounded(differences, results.rng())
         mine, theirs = np.mean(both, axis=0)
         text = f"{share(mine)} against {share(theirs)}: {_points(found)}"
+        if most < NOTHING:
+            return untestable(f"{rule}; either loses less than {share(NOTHING)}", text)
         return compared(*found, text, at_least=at_least, rule=rule)
 
     return measure
@@ -148,19 +156,35 @@ def loses_more(kind: str, other: str, *, at_least: float, rule: str) -> Measure:
 def sets_apart(kind: str, step: int, *, at_least: float, rule: str) -> Measure:
     """Measure by how much the capability lost after so many edits differs between the sets that lose most and least.
 
-    The bounds are those of the two losses: they lie above 0 where the two intervals do not meet.
+    The largest of a few differences is above 0 by chance alone. So p is that of the sets' answers exchanged item by
+    item: (1 + #{as far apart})/(1 + permutations). The bounds are those of the two losses.
     """
 
     def measure(results: Results) -> Finding:
-        each = sorted(relative_loss(results.run(name), step) for name in results.names(f"{kind}/*"))
-        if len(each) < 2:
+        runs = [results.run(name) for name in results.names(f"{kind}/*")]
+        if len(runs) < 2:
             return untestable("one set; two are needed")
+        each = sorted(relative_loss(run, step) for run in runs)
         least, most = each[0], each[-1]
         found = Estimate(most.value - least.value, most.low - least.high, most.high - least.low)
-        text = f"{_points(found)}: {', '.join(share(e.value) for e in each)} lost after {step}"
-        return compared(*found, text, at_least=at_least, rule=rule)
+        told = f"{_points(found)}: {', '.join(share(e.value) for e in each)} lost after {step}"
+        p = _exchanged(runs, step, results.rng())
+        apart = p < LEVEL and found.value >= at_least
+        verdict = HOLDS if apart else NOT_TESTABLE
+        return Finding(*found, f"{told}; p = {number(p, 2)}", verdict, f"{rule}, where p < {LEVEL}")
 
     return measure
+
+
+def _exchanged(runs: Sequence[RunFrames], step: int, rng: np.random.Generator) -> float:
+    """Return the p-value of the largest difference of relative losses; 1 where the runs do not have as many items."""
+    sides = [[np.concatenate(side) for side in zip(*items(run, step).values(), strict=True)] for run in runs]
+    if len({len(before) for before, _ in sides}) > 1:
+        return 1.0
+    lost = np.array([(before - after) / before.mean() for before, after in sides])
+    observed = np.ptp(lost.mean(axis=1))
+    drawn = [np.ptp(rng.permuted(lost, axis=0).mean(axis=1)) for _ in range(PERMUTATIONS)]
+    return (1 + int((np.array(drawn) >= observed - 1e-12).sum())) / (1 + PERMUTATIONS)
 
 
 def taken(kind: str, *, at_least: float = -math.inf, at_most: float = math.inf, rule: str) -> Measure:
@@ -174,13 +198,30 @@ def taken(kind: str, *, at_least: float = -math.inf, at_most: float = math.inf, 
     return measure
 
 
-def found_again(kind: str, what: str, *, at_least: float = -math.inf, at_most: float = math.inf, rule: str) -> Measure:
-    """Measure the sequential score at the end: all edits tested on the final model, in "efficacy" or "paraphrase"."""
+def found_again(kind: str, *, at_least: float = -math.inf, at_most: float = math.inf, rule: str) -> Measure:
+    """Measure the sequential score at the end: all edits tested on the final model."""
 
     def measure(results: Results) -> Finding:
-        groups = [_again(results.run(name), what)["value"].to_numpy() for name in results.names(f"{kind}/*")]
+        groups = [_again(results.run(name), "efficacy")["value"].to_numpy() for name in results.names(f"{kind}/*")]
         found = pooled(groups, results.rng())
         return compared(*found, found.text, at_least=at_least, at_most=at_most, rule=rule)
+
+    return measure
+
+
+def carried_over(kind: str, *, at_least: float = -math.inf, at_most: float = math.inf, rule: str) -> Measure:
+    """Measure of the edits that are recalled at the end how many of their paraphrases are."""
+
+    def measure(results: Results) -> Finding:
+        groups = []
+        for name in results.names(f"{kind}/*"):
+            recalled = _again(results.run(name), "efficacy").filter(pl.col("value") == 1)
+            groups.append(_again(results.run(name), "paraphrase").join(recalled, on="edit_id")["value"].to_numpy())
+        if not any(map(len, groups)):
+            return untestable("no edit is recalled at the end")
+        found = pooled(groups, results.rng())
+        text = f"{found.text} of {sum(map(len, groups))} recalled edits"
+        return compared(*found, text, at_least=at_least, at_most=at_most, rule=rule)
 
     return measure
 
@@ -211,14 +252,9 @@ def score_gap(
                 )
                 told.append(f"after {step}: {share(now)} against {share(again)}")
         pairs = [_both(run, None) for run in runs]
-        groups = [(pair["now"] - pair["again"]).to_numpy() for pair in pairs]
-        if not groups or any(not len(g) for g in groups):
+        if not pairs or any(not len(pair) for pair in pairs):
             return untestable("no edit was tested both when made and at the end")
-        value = float(np.mean([g.mean() for g in groups]))
-        together = pl.concat(pairs)
-        bounds = [paired_difference(together["now"].to_numpy(), together["again"].to_numpy())]
-        bounds += [bootstrap_nested(groups, results.rng())] if len(groups) > 1 else []
-        found = Estimate(value, min(value, *(b[0] for b in bounds)), max(value, *(b[1] for b in bounds)))
+        found = paired([(pair["now"].to_numpy(), pair["again"].to_numpy()) for pair in pairs], results.rng())
         text = f"{_points(found)} ({'; '.join(told)})"
         return compared(*found, text, at_least=at_least, at_most=at_most, rule=rule)
 

@@ -5,12 +5,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
-from errata.errors import RunError
+from errata.errors import ErrataError, RunError
+from errata.models import outline
+from errata.studies.agreement import check_agreement
 from errata.studies.engine import Job, begun, run_all, threads_each
 from errata.studies.recipe import Recipe
 from errata.studies.reproduce.claims import Claim
@@ -18,6 +21,7 @@ from errata.studies.reproduce.results import Results
 from errata.studies.reproduce.work import Training, Work, matching
 from errata.studies.screen import ScreenStore, screen
 from errata.studies.store import RunStore
+from errata.training.job import load_job
 
 __all__ = ["finished", "make"]
 
@@ -33,7 +37,7 @@ def make(
     """Make everything that some claims need, and return what there is.
 
     Called again it goes on where it was: finished runs are kept, begun ones resumed. A run that fails stops no other,
-    and the claims that need it say that it is missing.
+    and the claims that need it say that it is missing; so does a screen, or one of other settings.
 
     Args:
         work: the runs, trainings and screens of the reproduction.
@@ -56,7 +60,8 @@ def make(
     outcomes = run_all([Job(r, places[name]) for name, r in runs.items()], processes=processes, tell=tell)
     _screen([(recipe, places[name]) for name, recipe in undone.items()], processes, tell)
     done = {n: places[n] for n, outcome in zip(runs, outcomes, strict=True) if outcome.status != "failed"}
-    return Results(done, {name: places[name] for name in screens})
+    there = {name: places[name] for name, recipe in screens.items() if screened(places[name], recipe)}
+    return Results(done, there, asked=[*runs, *screens])
 
 
 def finished(run: Path) -> bool:
@@ -65,9 +70,15 @@ def finished(run: Path) -> bool:
 
 
 def screened(place: Path, recipe: Recipe) -> bool:
-    """Return whether a screen is there with all its facts."""
+    """Return whether a screen is there with all its facts, and is the one that the recipe asks for."""
     store = ScreenStore(place)
-    return all(store.part(number).exists() for number in range((recipe.edits.n or 0) + 1))
+    if not all(store.part(number).exists() for number in range((recipe.edits.n or 0) + 1)):
+        return False
+    try:
+        check_agreement(place, recipe, outline(recipe.model.name, dtype=recipe.model.dtype), ScreenStore)
+    except ErrataError:
+        return False
+    return True
 
 
 def _screen(screens: Sequence[tuple[Recipe, Path]], processes: int, tell: Callable[[str], None]) -> None:
@@ -77,13 +88,34 @@ def _screen(screens: Sequence[tuple[Recipe, Path]], processes: int, tell: Callab
     with ProcessPoolExecutor(max_workers=max(1, processes), mp_context=get_context("spawn")) as pool:
         pending = {pool.submit(_one_screen, recipe, place, threads): place for recipe, place in screens}
         for future in as_completed(pending):
-            future.result()
-            tell(f"{pending[future]}: every fact screened")
+            try:
+                future.result()
+            except (ErrataError, BrokenProcessPool) as e:
+                tell(f"{pending[future]}: failed: {e}")
+            else:
+                tell(f"{pending[future]}: every fact screened")
 
 
 def _one_screen(recipe: Recipe, out: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     screen(recipe, out)
+
+
+def _begun_alike(training: Training, place: Path) -> bool:
+    """Return whether a directory holds this training, begun.
+
+    Raises:
+        RunError: when it holds another.
+    """
+    if not (place / "resume.safetensors").exists():
+        return False
+    job = load_job(place, training.method)
+    begun, asked = (job.model, job.skip, tuple(job.settings)), (training.model, training.skip, training.settings)
+    if begun != asked:
+        raise RunError(
+            f"{place} holds a training of {begun}, and {asked} is asked for. Remove it, or name another --out."
+        )
+    return True
 
 
 def _train(trainings: Mapping[str, Training], out: Path, processes: int, tell: Callable[[str], None]) -> None:
@@ -94,7 +126,10 @@ def _train(trainings: Mapping[str, Training], out: Path, processes: int, tell: C
         tell(f"training {training.method} for {training.model}: {place}")
         asked = ["--model", training.model, "--skip", str(training.skip)]
         asked += [word for setting in training.settings for word in ("-o", setting)]
-        how = ["--resume"] if (place / "resume.safetensors").exists() else asked
+        try:
+            how = ["--resume"] if _begun_alike(training, place) else asked
+        except ErrataError as e:
+            return f"{name}: {e}"
         command = [sys.executable, "-m", "errata", "train", training.method, "--out", str(place), *how]
         done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         return "" if done.returncode == 0 else f"{name}: {done.stderr.strip().rpartition(chr(10))[2]}"

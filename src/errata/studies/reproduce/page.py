@@ -1,8 +1,10 @@
 """Write what was found: a table of claims as JSON, Markdown and one self-contained page."""
 
 import json
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import cycle
 from pathlib import Path
@@ -14,11 +16,13 @@ from errata.report.compare import comparison, overview
 from errata.report.page import Judged, render, specs
 from errata.report.theme import SERIES
 from errata.report.words import DASH
-from errata.studies.reproduce.claims import Claim, Finding, untestable
+from errata.studies.reproduce.claims import DOES_NOT, HOLDS, NOT_MADE, NOT_TESTABLE, Claim, Finding, not_made
 from errata.studies.reproduce.results import Results
 from errata.studies.reproduce.work import Exhibit, Reproduction, Size
 
 __all__ = ["Page", "Row"]
+
+UNCOUNTED = "the paper has no figure for them, or they are a second form of a method that has its row"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Row:
             "claim": c.sentence,
             "paper": c.paper,
             **self.finding.as_json(),
+            "counted": c.counted,
             "command": self.command,
             "runs": list(self.sources),
             "metrics": list(c.rows),
@@ -78,8 +83,9 @@ class Page:
         for claim in claims:
             names = [*results.paths, *results.screens]
             sources = tuple(name for name in names if any(fnmatchcase(name, p) for p in claim.needs))
+            missing = results.missing(claim.needs)
             whole = results.has(claim.needs)
-            finding = claim.measure(results) if whole else untestable("a run that it needs is not there; see above")
+            finding = noted(claim.measure(results), sources, missing) if whole else not_made(missing)
             made.append(Row(claim, finding, f"{command} --claim {claim.id}", sources))
         exhibits = tuple(paper.exhibits(results)) if len(claims) == len(paper.claims) else ()
         return cls(paper, tuple(paper.about(size)), tuple(made), exhibits, command)
@@ -95,12 +101,13 @@ class Page:
     @property
     def tally(self) -> str:
         """How many claims hold, do not, and cannot be tested, in words."""
-        counts = {v: sum(r.finding.verdict == v for r in self.rows) for v in ("holds", "does not hold")}
-        rest = len(self.rows) - sum(counts.values())
-        return (
-            f"{len(self.rows)} claims: {counts['holds']} hold, {counts['does not hold']} do not, {rest} cannot be "
-            "tested here."
+        found = Counter(r.finding.verdict for r in self.rows if r.claim.counted)
+        beside = sum(not r.claim.counted for r in self.rows)
+        said = (
+            f"{found.total()} claims: {found[HOLDS]} hold, {found[DOES_NOT]} do not, {found[NOT_TESTABLE]} cannot be "
+            f"tested here, the runs of {found[NOT_MADE]} were not made."
         )
+        return f"{said} {beside} further rows (○) are not counted: {UNCOUNTED}." if beside else said
 
     def grid(self, rows: Iterable[Row]) -> tuple[list[str], dict[str, dict[str, Row]]]:
         """Lay the rows that stand in the paper's own table out as it does: its columns, and its rows by name."""
@@ -170,6 +177,17 @@ class Page:
         write_aside(out / "claims.html", self.html(results).encode())
 
 
+def noted(finding: Finding, sources: Sequence[str], missing: Sequence[str]) -> Finding:
+    """Add to a finding's note what of its runs is missing, and that one run each cannot say how far runs differ."""
+    notes = [finding.note] if finding.note else []
+    if missing:
+        notes += [f"of {len(sources) + len(missing)} runs {len(sources)}; not there: {', '.join(missing)}"]
+    kinds = Counter(name.rpartition("/")[0] for name in sources if not name.startswith("first/"))
+    if kinds and max(kinds.values()) == 1 and math.isfinite(finding.low):
+        notes += ["one run of a kind: the interval is over its items or edits alone, not over runs"]
+    return replace(finding, note="; ".join(notes))
+
+
 def _(text: str) -> str:
     """Escape what Markdown would take for markup, as in a generated text."""
     for sign in "\\|`*_<>[]":
@@ -182,7 +200,8 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _verdict(row: Row) -> str:
-    return f"**{row.finding.verdict}**" if row.finding.verdict == "does not hold" else row.finding.verdict
+    said = f"**{row.finding.verdict}**" if row.finding.verdict == DOES_NOT else row.finding.verdict
+    return said if row.claim.counted else f"{said} ○"
 
 
 def _brief(row: Row | None) -> str:

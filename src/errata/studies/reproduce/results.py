@@ -1,6 +1,6 @@
 """The finished runs and screens of a reproduction, read when asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -20,11 +20,19 @@ class Results:
         runs: directory of each finished run, by name.
         screens: directory of each finished screen, by name.
         seed: of the bootstraps.
+        asked: the names of all runs and screens that were asked for; those that are there when None.
     """
 
-    def __init__(self, runs: Mapping[str, Path], screens: Mapping[str, Path] | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        runs: Mapping[str, Path],
+        screens: Mapping[str, Path] | None = None,
+        seed: int = 0,
+        asked: Sequence[str] | None = None,
+    ) -> None:
         self.paths = dict(runs)
         self.screens = dict(screens or {})
+        self.asked = tuple(asked) if asked is not None else (*self.paths, *self.screens)
         self.seed = seed
         self._runs: dict[str, RunFrames] = {}
         self._verdicts: dict[str, Verdict] = {}
@@ -58,5 +66,13 @@ class Results:
 
     def has(self, needs: tuple[str, ...]) -> bool:
         """Return whether there is something for every pattern."""
-        known = [*self.paths, *self.screens]
-        return all(any(fnmatchcase(name, pattern) for name in known) for pattern in needs)
+        return all(any(fnmatchcase(name, pattern) for name in self._there) for pattern in needs)
+
+    def missing(self, needs: tuple[str, ...]) -> list[str]:
+        """Return the names that match and were asked for, but are not there: they failed, or were not made."""
+        wanted = [name for name in self.asked if any(fnmatchcase(name, pattern) for pattern in needs)]
+        return [name for name in wanted if name not in self._there]
+
+    @property
+    def _there(self) -> list[str]:
+        return [*self.paths, *self.screens]
