@@ -77,7 +77,8 @@ def content(out: Path) -> dict[str, bytes]:
     found = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
     lines = [json.loads(line) for line in found.pop("journal.jsonl").splitlines()]
     found["journal"] = json.dumps([{k: v for k, v in line.items() if k != "seconds"} for line in lines]).encode()
-    return {k: v for k, v in found.items() if k not in ("run.json", "usage.json", ".lock")}
+    # The ledger tells when; the rest is the same for identical runs.
+    return {k: v for k, v in found.items() if k not in ("run.json", "usage.json", "ledger.jsonl", ".lock")}
 
 
 @every_method

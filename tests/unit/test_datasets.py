@@ -20,7 +20,7 @@ needs_counterfact = pytest.mark.skipif(not SHARED.exists(), reason="CounterFact 
 
 def selection(**chosen):
     defaults = {"dataset": "jsonl", "path": None, "n": None, "batch_size": 1, "order": "given", "seed": 0, "repeat": 2}
-    return SimpleNamespace(**{**defaults, "order_file": None, "sample": "0", **chosen})
+    return SimpleNamespace(**{**defaults, "skip": 0, "order_file": None, "sample": "0", **chosen})
 
 
 def counterfact_record(case_id: int, **changed) -> dict:
