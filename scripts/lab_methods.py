@@ -3,7 +3,7 @@
     python scripts/lab_methods.py                     # every method that has settings for lab-s
     python scripts/lab_methods.py --methods memit grace --singles 20
 
-Runs that are there already are kept (or resumed); half an hour on two cores for all.
+Runs that are there already are kept (or resumed); about three quarters of an hour on two cores for all.
 """
 
 import argparse

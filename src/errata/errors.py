@@ -16,6 +16,9 @@
 The command line prints them without a traceback; any other exception is a bug and keeps its own.
 """
 
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "AnalysisError",
     "ConfigError",
@@ -29,7 +32,14 @@ __all__ = [
     "RunError",
     "StatisticsError",
     "UnsupportedModelError",
+    "did_you_mean",
 ]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a sentence, with a space before it, that names the nearest of the known names; "" where none is near."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 class ErrataError(Exception):

@@ -1,6 +1,5 @@
 """Read a run directory into frames; nothing here needs a model."""
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from errata.errors import RunError
+from errata.errors import RunError, did_you_mean
 from errata.order import misplaced
 
 __all__ = ["ROW_COLUMNS", "RunFrames", "journal_entries", "load_run", "probe_frame", "read_lines"]
@@ -126,10 +125,9 @@ def probe_frame(path: Path, probe: str) -> pl.DataFrame:
 
         return summary(run)
     if probe not in run.parts:
-        near = difflib.get_close_matches(probe, [*run.parts, SUMMARY], 1)
+        known = [*run.parts, SUMMARY]
         raise RunError(
-            f"{path} has no rows of a probe {probe!r}; it has {', '.join([*run.parts, SUMMARY])}."
-            + (f" Did you mean {near[0]!r}?" if near else "")
+            f"{path} has no rows of a probe {probe!r}; it has {', '.join(known)}." + did_you_mean(probe, known)
         )
     return run.rows(probe).collect()
 

@@ -13,9 +13,8 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the lab models and the architecture families that can be edited, or show what one supports."""
-    import difflib
 
-    from errata.errors import ConfigError
+    from errata.errors import ConfigError, did_you_mean
     from errata.lab.models import LAB_MODELS
     from errata.models.families import FAMILIES
 
@@ -24,10 +23,9 @@ def models(
     if name is not None:
         known = [record["name"] for record in records]
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
             raise ConfigError(
                 f"there is no lab model or family {name!r}; there are {', '.join(known)}."
-                + (f" Did you mean {near[0]!r}?" if near else "")
+                + did_you_mean(name, known)
                 + " A model of your own is one of a family: its config.json names the `model_type`."
             )
         records = [{**r, **(_lab(name) if r["kind"] == "lab" else _family(name))} for r in records if r["name"] == name]

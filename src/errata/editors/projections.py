@@ -1,12 +1,11 @@
 """Which linear projections of a model a setting names."""
 
-import difflib
 from collections.abc import Sequence
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from errata.errors import ConfigError
+from errata.errors import ConfigError, did_you_mean
 from errata.models import EditableModel
 
 __all__ = ["projection", "projections"]
@@ -35,8 +34,7 @@ def projections(model: EditableModel, names: Sequence[str], layers: Sequence[int
     for name in names:
         if not any(f".{name}." in f".{path}." for path in paths):
             ends = sorted({path.rpartition(".")[2] for path in paths})
-            near = difflib.get_close_matches(name, [*ends, *paths], 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(name, [*ends, *paths])
             raise ConfigError(
                 f"'modules' (or 'module') names {name!r}, but {model.name} has no such projection; it has {ends}.{hint}"
             )

@@ -1,6 +1,5 @@
 """Find editing methods by name and resolve their settings for a model."""
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -16,7 +15,7 @@ from pydantic import ValidationError
 from errata.editors import methods
 from errata.editors.base import Editor
 from errata.editors.settings import EditorSettings
-from errata.errors import ConfigError
+from errata.errors import ConfigError, did_you_mean
 from errata.models import EditableModel
 from errata.validation import explain
 
@@ -46,8 +45,7 @@ def editor_class(name: str) -> type[Editor]:
     """
     known = editors()
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, known)
         raise ConfigError(f"method.name is {name!r}; known methods: {', '.join(known)}.{hint}")
     return known[name]
 

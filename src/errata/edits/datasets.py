@@ -1,6 +1,5 @@
 """The data sets by name, and the stream of facts that a recipe asks for."""
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -11,7 +10,7 @@ from errata.edits.dataset import DataReport, DataSet
 from errata.edits.fact import Fact
 from errata.edits.orders import apply_order
 from errata.edits.stream import EditStream
-from errata.errors import ConfigError, EditDataError
+from errata.errors import ConfigError, EditDataError, did_you_mean
 
 __all__ = ["DATASETS", "DataReport", "DataSet", "Selection", "dataset", "load_facts", "load_stream"]
 
@@ -54,8 +53,7 @@ def dataset(name: str) -> DataSet:
         ConfigError: when there is none; names the nearest.
     """
     if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, DATASETS)
         raise ConfigError(f"edits.dataset is {name!r}; known data sets: {', '.join(DATASETS)}.{hint}")
     return DATASETS[name]
 

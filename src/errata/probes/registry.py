@@ -1,6 +1,5 @@
 """Find probes by name."""
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -8,7 +7,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from errata.errors import ConfigError
+from errata.errors import ConfigError, did_you_mean
 
 # Analysis reads rows without a model: importing `errata.probes` must not import torch.
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ def probe_class(name: str) -> "type[Probe]":
     """
     known = probes()
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, known)
         raise ConfigError(f"probes: there is no probe {name!r}; known probes: {', '.join(known)}.{hint}")
     return known[name]

@@ -1,11 +1,10 @@
 """Every downstream task by name: what it asks, how it is scored, and what it needs."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from errata.errors import ConfigError
+from errata.errors import ConfigError, did_you_mean
 from errata.lab.tasks import TASKS
 from errata.probes.tasks.benchmarks import BENCHMARKS
 from errata.probes.tasks.glue import GLUE_TASKS
@@ -104,7 +103,6 @@ def find_task(name: str) -> TaskInfo:
     """
     known = task_catalogue()
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, known)
         raise ConfigError(f"there is no task {name!r}; known tasks: {', '.join(known)}.{hint}")
     return known[name]

@@ -108,7 +108,7 @@ def about(size: Size) -> Sequence[str]:
         "that a claim which does not hold here is wrong there. Efficacies are high because the model was made to be "
         "editable; its keys hardly depend on context, which is what the paper's disabling edits of ROME come from.",
         "ROME stands here in two forms. With the covariance C it is the form that the paper ran; without, the one of "
-        "its published files for Llama, which breaks this model within so many edits. Both have every row.",
+        "its published files for Llama, under which this model breaks sooner. Both have every row.",
         f"Here {RULE}.",
         f"MEND's network was trained on the facts of the first sample's draw that the first sample does not edit "
         f"(all but its first {n}); the other samples draw other objects, and some of their people and relations were "

@@ -1,9 +1,8 @@
 """The papers that can be reproduced, by name."""
 
-import difflib
 from importlib import import_module
 
-from errata.errors import ConfigError
+from errata.errors import ConfigError, did_you_mean
 from errata.studies.reproduce.work import Reproduction
 
 __all__ = ["PAPERS", "reproduction"]
@@ -19,8 +18,7 @@ def reproduction(name: str) -> Reproduction:
         ConfigError: when there is none; names the nearest.
     """
     if name not in PAPERS:
-        near = difflib.get_close_matches(name, PAPERS, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, PAPERS)
         raise ConfigError(f"there is no reproduction of {name!r}; there are {', '.join(PAPERS)}.{hint}")
     found: Reproduction = import_module(f"errata.studies.reproduce.{name}").REPRODUCTION
     return found
