@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from transformers import DynamicCache
 
-from errata.models.hooks import add_to_outputs, capture, hidden_of, with_hidden
+from errata.models.hooks import add_to_outputs, cache_given, cache_to, capture, hidden_of, with_hidden
 from tiny import FAMILIES, tiny_model
 
 
@@ -34,6 +35,33 @@ def test_a_batch_is_not_taken_for_a_tuple() -> None:
     assert hidden_of((batch, None)) is batch
     assert with_hidden(batch, batch + 1).shape == (2, 3)
     assert with_hidden((batch, "rest"), batch)[1] == "rest"
+
+
+class Older(nn.Module):
+    def forward(self, past_key_values: object = None) -> object:
+        return past_key_values
+
+
+class Newer(nn.Module):
+    def forward(self, cache: object = None, **rest: object) -> object:
+        return cache
+
+
+@pytest.mark.parametrize("model", [Older(), Newer()])
+def test_a_cache_is_given_and_found_by_the_release_s_own_name(model: nn.Module) -> None:
+    given = []
+    handle = model.register_forward_pre_hook(lambda _m, _a, kwargs: given.append(cache_given(kwargs)), with_kwargs=True)
+    assert model(**cache_to(model, "keys")) == "keys"
+    model()
+    handle.remove()
+    assert given == ["keys", None]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_takes_a_cache_without_a_warning(family: str) -> None:
+    model, cache = tiny_model(family).model, DynamicCache()
+    model(input_ids=torch.tensor([[1, 2]]), **cache_to(model, cache), use_cache=True)
+    assert cache.get_seq_length() == 2
 
 
 def test_capture_sees_input_and_output_by_position_and_by_keyword_and_stops() -> None:

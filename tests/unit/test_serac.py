@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from errata.editors.edit_memory import EditMemory
 from errata.editors.gradients import pairs_of
@@ -12,6 +13,7 @@ from errata.editors.methods.serac import SERAC, SERACSettings, SERACTraining
 from errata.editors.statistics import StatisticsStore
 from errata.errors import ConfigError
 from errata.models import EditableModel
+from errata.models.hooks import cache_to
 from errata.probes.generation import generate
 from errata.probes.scoring import score
 from errata.training import train
@@ -105,12 +107,12 @@ def test_a_cache_continues_the_answer_that_a_whole_text_gets(family) -> None:
         (prompt,) = model.encode([fact.text])
         target = model.encode_target(fact.target_new)
         whole = logits(model, [prompt + target], [len(prompt) - 1])[0]
-        given, cache = prompt, None
+        given, cache = prompt, cache_to(model.model, DynamicCache())
         for i, token in enumerate([*target, None]):
             with torch.no_grad():
-                out = model.model(input_ids=torch.tensor([given]), past_key_values=cache, use_cache=True)
+                out = model.model(input_ids=torch.tensor([given]), **cache, use_cache=True)
             torch.testing.assert_close(out.logits[0, -1], whole[len(prompt) - 1 + i], rtol=1e-3, atol=1e-3)
-            given, cache = [token], out.past_key_values
+            given = [token]
 
 
 def test_scoring_and_generation_go_through_the_memory() -> None:

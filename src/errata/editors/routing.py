@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from errata.models import EditableModel
-from errata.models.hooks import hidden_of
+from errata.models.hooks import cache_given, hidden_of
 from errata.models.prompts import NO_PROMPT, PromptSpans, answer_at
 
 __all__ = ["Route", "Routes"]
@@ -88,7 +88,7 @@ class Routes:
 
     def _begin(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
-        mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
+        mask, cache = kwargs.get("attention_mask"), cache_given(kwargs)
         self._pass = None
         if isinstance(ids, Tensor):
             real = torch.ones_like(ids, dtype=torch.bool)

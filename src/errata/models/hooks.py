@@ -1,5 +1,6 @@
 """Read and change activations of a plain model for the time of one `with` block."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Activation", "add_to_outputs", "capture", "hidden_of", "with_hidden"]
+__all__ = ["Activation", "add_to_outputs", "cache_given", "cache_to", "capture", "hidden_of", "with_hidden"]
 
 
 @dataclass
@@ -40,6 +41,20 @@ def hidden_of(output: Any) -> Tensor:
 def with_hidden(output: Any, hidden: Tensor) -> Any:
     """Return `output` with its hidden states replaced, in the shape in which it came."""
     return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
+
+
+def cache_to(model: nn.Module, cache: Any) -> dict[str, Any]:
+    """Return the keyword argument that gives a model attention keys and values to read on behind.
+
+    transformers 5.24 calls it `cache`; before, it was `past_key_values`.
+    """
+    named = "cache" in inspect.signature(type(model).forward).parameters
+    return {"cache" if named else "past_key_values": cache}
+
+
+def cache_given(kwargs: Mapping[str, Any]) -> Any:
+    """Return the attention keys and values that a model was given, by either name; None where it was given none."""
+    return kwargs.get("cache", kwargs.get("past_key_values"))
 
 
 def _received(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from errata.models.editable import EditableModel
-from errata.models.hooks import hidden_of, with_hidden
+from errata.models.hooks import cache_given, hidden_of, with_hidden
 
 __all__ = ["NO_PROMPT", "PromptSpans", "answer_at"]
 
@@ -73,7 +73,7 @@ class _FoundSpans:
 
     def note(self, _module: nn.Module, _args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._mask = kwargs.get("attention_mask")
-        cache = kwargs.get("past_key_values")
+        cache = cache_given(kwargs)
         self._continues = cache is not None and cache.get_seq_length() > 0
 
     def of(self, received: Tensor) -> PromptSpans:

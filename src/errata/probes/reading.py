@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from errata.models import EditableModel
+from errata.models.hooks import cache_to
 from errata.models.prompts import NO_PROMPT
 from errata.probes.scoring import head_at, logits_at
 
@@ -40,7 +41,7 @@ class Common:
             with model.reading([NO_PROMPT]):
                 model.model(
                     input_ids=torch.tensor([least[:length]], device=model.device),
-                    past_key_values=self._cache,
+                    **cache_to(model.model, self._cache),
                     use_cache=True,
                     logits_to_keep=1,
                 )
@@ -119,7 +120,7 @@ class Cached:
         seen = torch.ones(len(ids), self._cache.get_seq_length() + ids.shape[1], dtype=torch.long, device=ids.device)
         with self._model.reading(ends), head_at(self._model, list(enumerate(ends))):
             logits: Tensor = self._model.model(
-                input_ids=ids, attention_mask=seen, past_key_values=self._cache, use_cache=True
+                input_ids=ids, attention_mask=seen, **cache_to(self._model.model, self._cache), use_cache=True
             ).logits[0]
         # Every row is moved to end where its continuation begins: sliding windows count columns, not positions.
         columns = torch.arange(self._width, device=logits.device)
@@ -134,7 +135,7 @@ class Cached:
                 attention_mask=self._mask.long(),
                 # A row that is full is read on with the others, to no effect.
                 position_ids=self._positions.clamp(max=self._model.positions - 1),
-                past_key_values=self._cache,
+                **cache_to(self._model.model, self._cache),
                 use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1]

@@ -7,11 +7,13 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
+from transformers import DynamicCache
 
 from errata.editors.prompt_memory import PromptMemory, PromptMemorySettings
 from errata.editors.update import Update
 from errata.errors import ConfigError
 from errata.models import EditableModel
+from errata.models.hooks import cache_to
 
 __all__ = ["MeLLo", "MeLLoSettings"]
 
@@ -87,10 +89,9 @@ class MeLLo(PromptMemory):
         (ids,) = model.encode([transcript])
         room = min(self.settings.new_tokens, model.positions - len(ids))
         said: list[int] = []
-        given, cache = torch.tensor([ids], device=model.device), None
+        given, cache = torch.tensor([ids], device=model.device), cache_to(model.model, DynamicCache())
         while len(said) < room:
-            out = model.model(input_ids=given, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            logits, cache = out.logits[0, -1], out.past_key_values
+            logits = model.model(input_ids=given, **cache, use_cache=True, logits_to_keep=1).logits[0, -1]
             token = int(logits.argmax())
             if token == model.tokenizer.eos_token_id or bool(logits.isnan().any()):
                 break
