@@ -3,6 +3,10 @@
 python scripts/guard_lab.py --out runs/guard              # every case, those that are there already are kept
 python scripts/guard_lab.py --out runs/guard --case NAME  # one of them
 python scripts/guard_lab.py --out runs/guard --page       # the tables of docs/results/guard.md
+
+The stream "screened" is made of the facts that `errata screen` ranks worst, which has to have been run before:
+
+errata screen --model lab-s --method rome -o method.use_covariance=false -n 300 --worst 40 --out runs/guard/screen
 """
 
 import argparse
@@ -22,6 +26,7 @@ import errata
 from errata.analysis.intervals import bootstrap_mean, wilson
 from errata.edits import EditStream, Fact
 from errata.edits.datasets import load_facts
+from errata.edits.jsonl import read_own
 from errata.lab.models import load_world
 from errata.models import EditableModel
 from errata.probes.base import View
@@ -42,7 +47,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 TIMED = 60  # edits
 LONG = 200  # tokens of a target, and words before a prompt
-ADVERSARIAL = ("harmful", "repeated", "contradictory", "long-prompts", "long-targets")
+ADVERSARIAL = ("screened", "harmful", "repeated", "contradictory", "long-prompts", "long-targets")
 
 
 def cases() -> dict[str, tuple[str, str, str, bool, int]]:
@@ -62,8 +67,10 @@ def cases() -> dict[str, tuple[str, str, str, bool, int]]:
     return found
 
 
-def stream_of(kind: str, model: EditableModel, n: int, seed: int) -> EditStream:
+def stream_of(kind: str, model: EditableModel, n: int, seed: int, screened: Path) -> EditStream:
     """Return a stream: one fact of each of n people, or what is made of 40 (15 where long) of them to do harm."""
+    if kind == "screened":
+        return EditStream(tuple(replace(fact, id=str(i)) for i, fact in enumerate(read_own(str(screened)))))
     facts = list(EditStream.build(load_facts("lab", None, model=model.name, seed=seed), n=n).facts)
     rng, few = Random(seed), facts[:40]
     objects = sorted({fact.object for fact in load_world(model.name).facts()})
@@ -83,10 +90,12 @@ def stream_of(kind: str, model: EditableModel, n: int, seed: int) -> EditStream:
     return EditStream(tuple(facts if kind == "plain" else few))
 
 
-def trajectory_of(model_name: str, method: str, kind: str, guard: bool, seed: int) -> tuple[Trajectory, EditStream]:
+def trajectory_of(
+    model_name: str, method: str, kind: str, guard: bool, seed: int, screened: Path
+) -> tuple[Trajectory, EditStream]:
     """Return a case ready to be edited, and what is to be edited."""
     model = errata.load(model_name)
-    stream = stream_of(kind, model, N[model_name], seed)
+    stream = stream_of(kind, model, N[model_name], seed, screened)
     content: Mapping[str, Any] = {
         "model": {"name": model_name},
         "method": METHODS[method],
@@ -101,10 +110,10 @@ def trajectory_of(model_name: str, method: str, kind: str, guard: bool, seed: in
     return Trajectory(model, session.proposer, guard=guard_of(session.recipe), judge=watch), stream
 
 
-def timed(model_name: str, method: str) -> dict[str, Any]:
+def timed(model_name: str, method: str, screened: Path) -> dict[str, Any]:
     """Return CPU seconds of the same edits without and with the guard, in turn, so that both meet the same load."""
-    pair = [trajectory_of(model_name, method, "plain", guard, 0)[0] for guard in (False, True)]
-    stream = stream_of("plain", pair[0].model, N[model_name], 0)
+    pair = [trajectory_of(model_name, method, "plain", guard, 0, screened)[0] for guard in (False, True)]
+    stream = stream_of("plain", pair[0].model, N[model_name], 0, screened)
     taken: list[list[float]] = [[], []]
     for _, batch in list(stream.batches())[:TIMED]:
         for trajectory, seconds in zip(pair, taken, strict=True):
@@ -114,19 +123,19 @@ def timed(model_name: str, method: str) -> dict[str, Any]:
     return {"unguarded": taken[0], "guarded": taken[1]}
 
 
-def measure(model_name: str, method: str, kind: str, guard: bool, seed: int) -> dict[str, Any]:
+def measure(model_name: str, method: str, kind: str, guard: bool, seed: int, screened: Path) -> dict[str, Any]:
     """Make one case's edits and return its figures."""
-    trajectory, stream = trajectory_of(model_name, method, kind, guard, seed)
+    trajectory, stream = trajectory_of(model_name, method, kind, guard, seed, screened)
     model = trajectory.model
     lines = set(canary_lines(model, "auto", GuardSection().lines, stream.facts, seed))
     before = asked(model, stream.facts, lines)
-    seconds, took = 0.0, []
+    seconds, now = 0.0, []
     unrelated = [before["unrelated"]]
     for step, batch in stream.batches():
         started = time.process_time()
         trajectory.advance(batch)
         seconds += time.process_time() - started
-        took.append(score(model, [(fact.text, fact.target_new) for fact in batch])[0].exact)
+        now += score(model, [(fact.text, fact.target_new) for fact in batch])
         if step % 10 == 0 or step == len(stream):
             unrelated.append(asked(model, stream.facts, lines, tasks=False)["unrelated"])
     entries = trajectory.journal.entries
@@ -136,7 +145,8 @@ def measure(model_name: str, method: str, kind: str, guard: bool, seed: int) -> 
         "statuses": dict(Counter(entry.status for entry in entries)),
         "settings": dict(Counter(f"{entry.setting} × {entry.scale:g}" for entry in entries if entry.applied)),
         "seconds": seconds,
-        "took": sum(took),
+        "took": sum(found.exact for found in now),
+        "logp": [found.logp for found in now],
         "took_end": sum(found.exact for found in ends),
         "unrelated_along": unrelated,
         "before": before,
@@ -206,8 +216,9 @@ def main() -> None:
         print(page(arguments.out))
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
+    screened = arguments.out / "screen" / "worst.jsonl"
     if arguments.timed:
-        taken = timed("lab-s", "rome-without-C")
+        taken = timed("lab-s", "rome-without-C", screened)
         (arguments.out / "timed.json").write_text(json.dumps(taken))
         ratios = np.array(taken["guarded"]) / fmean(taken["unguarded"])
         low, high = bootstrap_mean(ratios, np.random.default_rng(0))
@@ -216,7 +227,7 @@ def main() -> None:
     for name, case in cases().items():
         file = arguments.out / f"{name}.json"
         if not file.exists() and arguments.case in (None, name):
-            file.write_text(json.dumps(measure(*case)))
+            file.write_text(json.dumps(measure(*case, screened)))
             print(name, flush=True)
 
 

@@ -19,6 +19,7 @@ from errata.edits import EditStream
 from errata.edits.jsonl import read_own
 from errata.errors import ConfigError
 from errata.probes.canary import LineCanary, canary_lines, names
+from errata.probes.scoring import score
 from errata.studies.recipe import Recipe, load_recipe
 from errata.studies.run import resume, run
 from errata.trajectory import DiskJournal, Limits, Trajectory, Watch
@@ -26,8 +27,8 @@ from shove import LAYER, Shove, ShovePoint, ShoveSettings
 from tiny import tiny_facts, tiny_model
 
 FACTS = tiny_facts(9)
-FINE = {"kl": 0.02, "kept": 1.0, "perplexity": 1.0}
-LIMITS = Limits(budget=0.1, kept=0.9, perplexity=1.1, pace=2.0, horizon=100, condition=1e14, damp=(0.5,))
+FINE = {"kl": 0.02, "kept": 1.0, "perplexity": 1.0, "learnt": 0.5}
+LIMITS = Limits(budget=0.1, kept=0.9, perplexity=1.1, pace=2.0, horizon=100, learnt=0.001, condition=1e14, damp=(0.5,))
 
 
 @pytest.mark.parametrize(
@@ -46,13 +47,17 @@ LIMITS = Limits(budget=0.1, kept=0.9, perplexity=1.1, pace=2.0, horizon=100, con
         ({**FINE, "kl": 0.101}, FINE, None, 200, "over the budget of 0.1"),
         ({**FINE, "kl": 0.11}, FINE, 1, 1, "over the budget of 0.1"),
         # What is past the budget may still be mended: an edit that lowers the damage passes.
-        ({"kl": 0.2, "kept": 0.1, "perplexity": 9.0}, {"kl": 0.3, "kept": 0.1, "perplexity": 9.5}, 5, 1, ""),
+        ({**FINE, "kl": 0.2, "kept": 0.1, "perplexity": 9.0}, {"kl": 0.3, "kept": 0.1, "perplexity": 9.5}, 5, 1, ""),
         ({**FINE, "kl": 0.021, "kept": 0.8}, FINE, 10, 1, "80% of the canary's answers"),
         ({**FINE, "kl": 0.021, "perplexity": 2.5}, FINE, 10, 1, "2.50 times what it was"),
         # Each signal is compared with itself: KL may fall while answers are lost or the prose worsens, or rise alone.
         ({**FINE, "kl": 0.019, "kept": 0.8}, FINE, 10, 1, "80% of the canary's answers"),
         ({**FINE, "kl": 0.019, "perplexity": 2.5}, FINE, 10, 1, "2.50 times what it was"),
         ({**FINE, "kl": 0.021, "kept": 0.8}, {**FINE, "kept": 0.8}, 10, 1, ""),
+        # What leaves the object improbable is refused even where it costs nothing.
+        ({**FINE, "kl": 0.01, "learnt": 3e-5}, FINE, 10, 1, "teach nothing: the object's probability would be 3e-05"),
+        ({**FINE, "learnt": math.nan}, FINE, 10, 1, "teach nothing"),
+        ({**FINE, "learnt": 0.001}, FINE, 10, 1, ""),
         ({**FINE, "kl": math.nan}, FINE, 10, 1, "NaN on the canary"),
         ({**FINE, "perplexity": math.inf}, FINE, 10, 1, "NaN on the canary"),
     ],
@@ -68,21 +73,22 @@ def test_objections(
 class Told:
     """A canary that says what it is told for each fact, and notes the weights it was shown."""
 
-    def __init__(self, kl, target=1.0) -> None:
-        self.kl, self.target = kl, target
+    def __init__(self, kl, target=1.0, learnt=1.0) -> None:
+        self.kl, self.target, self.learnt = kl, target, learnt
         self.seen: list[float] = []
 
     def measure(self, model, batch) -> dict[str, float]:
         moved = float((model.weight(model.mlp_out(LAYER)) - tiny_model("gpt2").weight(model.mlp_out(LAYER))).norm())
         self.seen.append(moved)
         target = self.target(moved) if callable(self.target) else self.target
-        return {"kl": self.kl(moved), "kept": 1.0, "perplexity": 1.0, "target": target}
+        learnt = self.learnt(moved) if callable(self.learnt) else self.learnt
+        return {"kl": self.kl(moved), "kept": 1.0, "perplexity": 1.0, "target": target, "learnt": learnt}
 
 
-def watched(kl, *rungs: Editor, target=1.0, damp=(0.5,)) -> Trajectory:
+def watched(kl, *rungs: Editor, target=1.0, learnt=1.0, damp=(0.5,)) -> Trajectory:
     limits = replace(LIMITS, damp=damp)
     editor = Ladder(rungs) if len(rungs) > 1 else rungs[0]
-    return Trajectory(tiny_model("gpt2"), editor, judge=Watch(limits, Told(kl, target), edits=10))
+    return Trajectory(tiny_model("gpt2"), editor, judge=Watch(limits, Told(kl, target, learnt), edits=10))
 
 
 def weight(trajectory: Trajectory) -> torch.Tensor:
@@ -190,6 +196,21 @@ def test_what_no_setting_mends_is_refused_and_leaves_no_trace() -> None:
     assert torch.equal(weight(trajectory), weight(without))
 
 
+def test_what_teaches_nothing_is_proposed_with_the_next_setting_and_refused_where_none_teaches() -> None:
+    rungs = (Shove(ShoveSettings()), Shove(ShoveSettings(size=0.2)))
+    trajectory = watched(lambda moved: 0.0, *rungs, target=0.0, learnt=lambda moved: 1e-4 if moved > 0.02 else 0.3)
+    (entry,) = trajectory.advance(FACTS[:1])
+    assert (entry.status, entry.setting, entry.scale) == ("applied", 1, 1.0)
+    assert "setting 1, since it would teach nothing" in entry.verdict
+    hopeless = watched(lambda moved: 0.0, *rungs, target=0.0, learnt=1e-4)
+    before = weight(hopeless)
+    (entry,) = hopeless.advance(FACTS[:1])
+    assert (entry.status, entry.signals["learnt"]) == ("rolled-back", 1e-4)
+    assert "a token" in entry.verdict
+    assert torch.equal(weight(hopeless), before)
+    assert len(hopeless.judge._canary.seen) == 3  # the level, and one trial a setting: what fails is not made smaller
+
+
 def test_sizes_and_conditions_are_judged_without_a_trial() -> None:
     trajectory = watched(lambda moved: 0.0, Shove(ShoveSettings(size=1e6)), damp=())
     (entry,) = trajectory.advance(FACTS[:1])
@@ -213,6 +234,9 @@ def test_the_line_canary_reads_zero_on_the_model_it_was_made_on() -> None:
     still = canary.measure(model, FACTS[:1])
     assert (still["kl"], still["kept"], still["perplexity"]) == (0.0, 1.0, 1.0)
     assert still["target"] in (0.0, 1.0)
+    said = score(model, [(fact.text, fact.target_new) for fact in FACTS[:2]])
+    learnt = canary.measure(model, FACTS[:2])["learnt"]
+    assert learnt == pytest.approx(sum(math.exp(s.logp) for s in said) / 2)
     path = model.mlp_out(LAYER)
     model.write(path, -3 * model.weight(path))
     moved = canary.measure(model, ())

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from importlib.resources import files
 from random import Random
+from statistics import fmean
 
 import torch
 from jaxtyping import Float
@@ -45,7 +46,8 @@ class LineCanary:
 
         Returns:
             `kl`, `kept`, `perplexity`, and, for a batch, `target`: the share of its objects that the model now says,
-            each token the most probable one; NaN from a dead model.
+            each token the most probable one, and `learnt`: the mean of their probabilities, each the geometric mean
+            over its tokens; NaN from a dead model.
         """
         ends, nll = self._read(model)
         found = {
@@ -54,8 +56,9 @@ class LineCanary:
             "perplexity": math.exp(min(nll - self._nll, 700.0)) if math.isfinite(nll) else nll,
         }
         if batch:
-            exact = [s.exact for s in score(model, [(fact.text, fact.target_new) for fact in batch])]
-            found["target"] = sum(exact) / len(exact)
+            scores = score(model, [(fact.text, fact.target_new) for fact in batch])
+            found["target"] = fmean(s.exact for s in scores)
+            found["learnt"] = fmean(math.exp(s.logp) for s in scores)
         return found
 
     def shifts(self, model: EditableModel) -> list[float]:

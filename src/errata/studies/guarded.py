@@ -49,7 +49,7 @@ def guard_of(recipe: Recipe) -> Guard:
 
 def limits_of(guard: GuardSection) -> Limits:
     """Return what the section allows."""
-    fields = ("budget", "kept", "perplexity", "pace", "horizon", "condition", "damp")
+    fields = ("budget", "kept", "perplexity", "pace", "horizon", "learnt", "condition", "damp")
     return Limits(**{name: getattr(guard, name) for name in fields})
 
 

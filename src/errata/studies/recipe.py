@@ -145,6 +145,9 @@ class GuardSection(_Section):
     """How many equal shares of what is left of the budget one edit may take."""
     horizon: int = Field(default=100, ge=1)
     """For how many more edits the budget is to last where nobody says how many there will be."""
+    learnt: float = Field(default=0.001, ge=0, le=1)
+    """The least probability that the object must have afterwards (geometric mean over its tokens; of a batch the mean):
+    an edit that teaches less is refused, whatever it costs. 0 lets everything pass."""
     condition: float = Field(default=1e14, gt=1)
     """The largest condition number of a solve that is trusted."""
     spike: float = Field(default=10.0, gt=1)

@@ -8,7 +8,8 @@ __all__ = ["Limits", "Signals"]
 
 Signals = Mapping[str, float]
 """What is known of a proposed update before it lands: `relative` ‖ΔW‖/‖W₀‖ and, where the method has it, `condition`;
-from a canary, on trial: `kl`, `kept`, `perplexity`, and `target`, the share of the batch's objects that are learnt."""
+from a canary, on trial: `kl`, `kept`, `perplexity`, and of the batch `target`, the share of its objects that are said,
+and `learnt`, the mean of their probabilities (each the geometric mean over the object's tokens)."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Limits:
         perplexity: the most that the canary's perplexity may be, as a multiple of the unedited model's.
         pace: how many equal shares of the rest of the budget one edit may take.
         horizon: for how many more edits the budget is to last where their number is not known.
+        learnt: the least mean probability of a batch's objects afterwards; what teaches less is worth no cost.
         condition: the largest condition number of a solve that is trusted in float64.
         damp: by what an update is multiplied, in turn, when it costs too much; it must still teach its facts then.
     """
@@ -34,6 +36,7 @@ class Limits:
     perplexity: float
     pace: float
     horizon: int
+    learnt: float
     condition: float
     damp: tuple[float, ...]
 
@@ -62,4 +65,6 @@ class Limits:
             found.append(f"only {signals['kept']:.0%} of the canary's answers would stay")
         if signals["perplexity"] > max(self.perplexity, before["perplexity"]):
             found.append(f"the canary's perplexity would be {signals['perplexity']:.2f} times what it was")
+        if not signals["learnt"] >= self.learnt:
+            found.append(f"it would teach nothing: the object's probability would be {signals['learnt']:.1g} a token")
         return "; ".join(found)
