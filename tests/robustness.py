@@ -1,13 +1,19 @@
 """Kill, starve and damage run, edit, undo and export at every place where they touch the disk, and look what is left.
 
-    python tests/robustness.py FOLDER                 # every place: some hundred, a few minutes
-    python tests/robustness.py FOLDER --points 12     # a sample, as the test makes it
+    python tests/robustness.py FOLDER                  # every place
+    python tests/robustness.py FOLDER --points 12      # a sample, as the test makes it
+    python tests/robustness.py FOLDER --points 200 --moments 40 --held 20 --damage --results trials.jsonl --seconds 200
+    python tests/robustness.py FOLDER --results trials.jsonl --page
+
+With --results each trial is kept as it ends, and those that are there are not made again; --seconds ends early.
 
 Each trial runs in a process forked from this one, which has imported everything and computed nothing (torch's autograd
 does not survive a fork once it has been used). At the chosen call the process ends at once ("before", "after"), ends
 with the file cut short as after a power cut ("torn"), or is told that the disk is full or read-only.
 Then the operation is called again, in a process of its own, and what is there is compared with what an undisturbed one
-leaves.
+leaves. Besides: kill -9 at random moments of the operation's time ("moment"); a second process that begins while the
+first stands still at a call ("held"), and must be refused; and every file of a finished run, damaged ("cut", "emptied",
+"scrambled"), which must be named in an error or not be needed.
 """
 
 import argparse
@@ -16,10 +22,13 @@ import io
 import json
 import os
 import shutil
+import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -38,15 +47,20 @@ from errata.studies.run import resume, run
 from tiny import tiny_facts, tiny_model, tiny_text_file
 
 KINDS = ("before", "after", "torn", "full", "read-only")
+DAMAGES = ("cut", "emptied", "scrambled")
 KILLED, REFUSED, CRASHED = 9, 1, 70
 WATCHED = ("fsync", "replace", "mkdir", "unlink", "rmdir", "open")
 _FAULTS = {"full": errno.ENOSPC, "read-only": errno.EROFS}
 _WRITING = set("wax+")
+PARTS = ("masters", "journal", "rows", "adapter", "leftovers")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One fault: which operation, at its which call, what happens there, and what came of it."""
+    """One fault: which operation, at its which call, what happens there, and what came of it.
+
+    `call` counts random moments and the run's files where `kind` is of these.
+    """
 
     operation: str
     call: int
@@ -59,8 +73,8 @@ class Trial:
 class Calls:
     """Count the calls that touch the disk below a folder, and act at one of them."""
 
-    def __init__(self, at: int = -1, kind: str = "before") -> None:
-        self.at, self.kind = at, kind
+    def __init__(self, at: int = -1, kind: str = "before", hold: Callable[[], None] = lambda: None) -> None:
+        self.at, self.kind, self._hold = at, kind, hold
         self.names: list[str] = []
 
     def meet(self, name: str, act: Callable[[], Any], descriptor: int | None = None) -> Any:
@@ -72,6 +86,9 @@ class Calls:
             return act()
         if self.kind in _FAULTS:
             raise OSError(_FAULTS[self.kind], os.strerror(_FAULTS[self.kind]))
+        if self.kind == "held":
+            self._hold()
+            return act()
         if self.kind == "torn" and descriptor is not None:
             size = os.fstat(descriptor).st_size
             with suppress(OSError):  # a folder, or a file open for reading only
@@ -115,8 +132,16 @@ def watched(calls: Calls, folder: Path) -> Iterator[None]:
             setattr(io if name == "open" else os, name, function)
 
 
-def in_child(work: Callable[[], Any]) -> tuple[int, Any]:
-    """Do work in a forked process; return its exit status and what it returned."""
+def in_child(
+    work: Callable[[], Any], kill_after: float | None = None, meanwhile: Callable[[], None] = lambda: None
+) -> tuple[int, Any]:
+    """Do work in a forked process; return its exit status and what it returned.
+
+    Args:
+        work: returns JSON values.
+        kill_after: kill -9 the process after so many seconds.
+        meanwhile: done here while the process works.
+    """
     receiving, sending = os.pipe()
     child = os.fork()
     if not child:
@@ -132,10 +157,15 @@ def in_child(work: Callable[[], Any]) -> tuple[int, Any]:
             pipe.write(value)
         os._exit(status)
     os.close(sending)
+    meanwhile()
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
     with os.fdopen(receiving) as pipe:
         said = pipe.read()
     _, code = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(code), json.loads(said) if said else None
+    code = os.waitstatus_to_exitcode(code)
+    return KILLED if code == -signal.SIGKILL else code, json.loads(said) if said else None
 
 
 class Workshop:
@@ -202,6 +232,11 @@ class Workshop:
         if not (folder / "adapter").exists():
             export(folder / "run", folder / "adapter", "lora")
 
+    def files(self) -> list[Path]:
+        """Return the files of a finished run, but for its lock."""
+        finished = self.root / "finished"
+        return sorted(f.relative_to(finished) for f in finished.rglob("*") if f.is_file() and f.name != ".lock")
+
     def left(self, folder: Path) -> dict[str, Any]:
         """Return what is in a folder, without what differs between equal runs."""
         edited = open_edited(folder / "run")
@@ -223,34 +258,98 @@ def _hash(weight: torch.Tensor) -> str:
     return weight.contiguous().numpy().tobytes().hex()[:4096] + str(float(weight.double().sum()))
 
 
-def trial(shop: Workshop, operation: str, call: int, kind: str, whole: Mapping[str, Any]) -> Trial:
-    """Disturb one operation at one call, call it again, and compare."""
+def trial(shop: Workshop, operation: str, call: int, kind: str, whole: Mapping[str, Any], seed: int = 0) -> Trial:
+    """Disturb one operation, call it again, and compare."""
+    if kind in DAMAGES:
+        return _damaged(shop, call, kind, whole)
     folder = shop.root / "trial"
     shop.prepare(operation, folder)
-    calls = Calls(call, kind)
+    name, said = "" if kind == "moment" else whole["calls"][call], None
 
-    def disturbed() -> str:
-        with watched(calls, folder):
-            shop.operations[operation](folder)
-        return "finished"
+    def work(calls: Calls) -> Callable[[], str]:
+        def disturbed() -> str:
+            with watched(calls, folder):
+                shop.operations[operation](folder)
+            return "finished"
 
-    status, said = in_child(disturbed)
+        return disturbed
+
+    if kind == "moment":
+        moment = whole["seconds"] * Random(f"{seed} {operation} {call}").random()
+        status, said = in_child(lambda: shop.operations[operation](folder), kill_after=moment)
+        name = f"{moment:.3f} s"
+    elif kind == "held":
+        (reached, reach), (going, go) = os.pipe(), os.pipe()
+
+        def hold() -> None:
+            os.write(reach, b"x")
+            os.read(going, 1)
+
+        calls = Calls(call, kind, hold)
+        second: list[tuple[int, Any]] = []
+
+        def meanwhile() -> None:
+            os.read(reached, 1)
+            second.append(in_child(lambda: shop.operations[operation](folder)))
+            os.write(go, b"x")
+
+        status, said = in_child(work(calls), meanwhile=meanwhile)
+        for end in (reached, reach, going, go):
+            os.close(end)
+        refusal, words = second[0]
+        if refusal != REFUSED or "another process" not in words:
+            return Trial(operation, call, name, kind, "not refused", f"the second process: {refusal}, {words}")
+        if status:
+            return Trial(operation, call, name, kind, "crashed", f"the first process: {said}")
+    else:
+        status, said = in_child(work(Calls(call, kind)))
     outcome = {KILLED: "killed", REFUSED: "refused in words", 0: "finished"}.get(status, "crashed")
+    outcome = "second refused" if kind == "held" else outcome
     if status == CRASHED and kind in _FAULTS:
-        return Trial(operation, call, whole["calls"][call], kind, outcome, f"no words: {said}")
+        return Trial(operation, call, name, kind, outcome, f"no words: {said}")
     again, said = in_child(lambda: shop.operations[operation](folder))
     if again:
-        return Trial(operation, call, whole["calls"][call], kind, outcome, f"not to be continued: {said}")
+        return Trial(operation, call, name, kind, outcome, f"not to be continued: {said}")
     status, found = in_child(lambda: shop.left(folder))
     if status:
-        return Trial(operation, call, whole["calls"][call], kind, outcome, f"not to be read: {found}")
-    parts = ("masters", "journal", "rows", "adapter", "leftovers")
-    wrong = [part for part in parts if found[part] != whole[part]]
-    return Trial(operation, call, whole["calls"][call], kind, outcome, f"differs: {', '.join(wrong)}" if wrong else "")
+        return Trial(operation, call, name, kind, outcome, f"not to be read: {found}")
+    wrong = [part for part in PARTS if found[part] != whole[part]]
+    return Trial(operation, call, name, kind, outcome, f"differs: {', '.join(wrong)}" if wrong else "")
 
 
-def trials(root: Path, points: int | None = None, seed: int = 0) -> Iterator[Trial]:
-    """Make trials at every call of every operation with every kind of fault, or at a sample of them."""
+def _damaged(shop: Workshop, number: int, kind: str, whole: Mapping[str, Any]) -> Trial:
+    """Damage one file of a finished run; it must be named in an error, or what is read must be what was there."""
+    folder = shop.root / "trial"
+    shop.prepare("export", folder)
+    file = shop.files()[number]
+    place = folder / "run" / file
+    content = place.read_bytes()
+    Random(0).shuffle(scrambled := bytearray(content))
+    place.write_bytes({"cut": content[: len(content) // 2], "emptied": b"", "scrambled": bytes(scrambled)}[kind])
+    status, found = in_child(lambda: shop.left(folder))
+    name = str(file)
+    if status == REFUSED:
+        named = file.name in found or file.parent.name in found
+        return Trial("read", number, name, kind, "named", "" if named else f"not named: {found}")
+    if status:
+        return Trial("read", number, name, kind, "crashed", f"no words: {found}")
+    wrong = [part for part in PARTS if found[part] != whole[part]]
+    return Trial("read", number, name, kind, "not needed", f"read as whole: {', '.join(wrong)}" if wrong else "")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many trials of each sort: calls (None: all), random moments, held processes; whether files are damaged."""
+
+    points: int | None = None
+    moments: int = 0
+    held: int = 0
+    damage: bool = False
+    seed: int = 0
+
+
+def trials(root: Path, plan: Plan, done: Collection[tuple[str, int, str]] = ()) -> Iterator[Trial]:
+    """Make the trials of a plan, but for those that have been made."""
     shop = Workshop(root)
     wholes: dict[str, dict[str, Any]] = {}
     for operation in shop.operations:
@@ -263,39 +362,83 @@ def trials(root: Path, points: int | None = None, seed: int = 0) -> Iterator[Tri
                 shop.operations[operation](folder)
             return calls.names
 
+        started = time.perf_counter()
         status, names = in_child(undisturbed)
+        seconds = time.perf_counter() - started
         assert status == 0, names
         _, wholes[operation] = in_child(lambda folder=folder: shop.left(folder))
-        wholes[operation]["calls"] = names
+        wholes[operation] |= {"calls": names, "seconds": seconds}
         if operation == "run":
             shutil.copytree(folder / "run", root / "finished")
-    places = [(o, call, kind) for o, whole in wholes.items() for call in range(len(whole["calls"])) for kind in KINDS]
-    chosen = places if points is None else Random(seed).sample(places, min(points, len(places)))
+            wholes["read"] = wholes["run"]
+    places = [(o, call, kind) for o in shop.operations for call in range(len(wholes[o]["calls"])) for kind in KINDS]
+    rng = Random(plan.seed)
+    chosen = places if plan.points is None else rng.sample(places, min(plan.points, len(places)))
+    operations = list(shop.operations)
+    chosen += [(operations[i % len(operations)], i, "moment") for i in range(plan.moments)]
+    calls_of = [(o, call, "held") for o in operations for call in range(len(wholes[o]["calls"]))]
+    chosen += rng.sample(calls_of, min(plan.held, len(calls_of)))
+    chosen += [("read", i, kind) for i in range(len(shop.files())) for kind in DAMAGES if plan.damage]
     for operation, call, kind in chosen:
-        yield trial(shop, operation, call, kind, wholes[operation])
+        if (operation, call, kind) not in done:
+            yield trial(shop, operation, call, kind, wholes[operation], plan.seed)
+
+
+def table(found: Iterable[Trial]) -> str:
+    """Return a row for each operation and kind of fault, with what came of it."""
+    kinds: dict[tuple[str, str], Counter[str]] = {}
+    wrong: Counter[tuple[str, str]] = Counter()
+    for one in found:
+        kinds.setdefault((one.operation, one.kind), Counter())[one.outcome] += 1
+        wrong[one.operation, one.kind] += bool(one.problem)
+    rows = [
+        "| operation | fault | trials | what came of it | lost, half-written or without words |",
+        "|---|---|---|---|---|",
+    ]
+    for (operation, kind), outcomes in sorted(kinds.items()):
+        came = ", ".join(f"{n} {outcome}" for outcome, n in sorted(outcomes.items()))
+        rows.append(f"| {operation} | {kind} | {outcomes.total()} | {came} | {wrong[operation, kind]} |")
+    return "\n".join(rows)
 
 
 def main() -> int:
     """Make the trials and count what came of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--points", type=int)
+    parser.add_argument("--points", type=int, help="calls, drawn at random; all when absent")
+    parser.add_argument("--moments", type=int, default=0, help="kill -9 at so many random moments")
+    parser.add_argument("--held", type=int, default=0, help="a second process at so many calls")
+    parser.add_argument("--damage", action="store_true", help="damage each file of a finished run")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", type=Path, help="a JSON line a trial; what stands there is not made again")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no trial after so long")
+    parser.add_argument("--page", action="store_true", help="print the table of --results, and make no trial")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    os.environ["ERRATA_CACHE"] = str(args.folder / "cache")
-    args.folder.mkdir(parents=True, exist_ok=True)
-    counted: dict[tuple[str, str, str], int] = {}
-    wrong = []
-    for found in trials(args.folder.resolve(), args.points, args.seed):
-        key = (found.operation, found.kind, found.outcome)
-        counted[key] = counted.get(key, 0) + 1
-        if found.problem:
-            wrong.append(found)
-            print(found, flush=True)
-    for (operation, kind, outcome), n in sorted(counted.items()):
-        print(f"{operation:<8}{kind:<10}{outcome:<18}{n}")
-    print(f"{sum(counted.values())} trials, {len(wrong)} with something lost, half-written or said without words")
+    root = args.folder.resolve() / "trials"
+    os.environ["ERRATA_CACHE"] = str(root / "cache")
+    kept = args.results.read_text("utf-8").splitlines() if args.results and args.results.exists() else []
+    found = [Trial(**json.loads(line)) for line in kept]
+    left = False
+    if not args.page:
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir(parents=True)
+        plan = Plan(args.points, args.moments, args.held, args.damage, args.seed)
+        started = time.monotonic()
+        for one in trials(root, plan, {(t.operation, t.call, t.kind) for t in found}):
+            found.append(one)
+            if args.results:
+                with args.results.open("a", encoding="utf-8") as f:
+                    f.write(json.dumps(asdict(one)) + "\n")
+            if one.problem:
+                print(one, flush=True)
+            if time.monotonic() - started > args.seconds:
+                left = True
+                break
+    wrong = [one for one in found if one.problem]
+    print(table(found))
+    print("there may be more: call it again" if left else "")
+    print(f"{len(found)} trials, {len(wrong)} with something lost, half-written or said without words")
     return 1 if wrong else 0
 
 

@@ -22,9 +22,10 @@ from errata.edits import Fact
 from errata.errors import ConfigError, NumericalError, RunError
 from errata.export import export, exporting
 from errata.export.card import Contents, card, plain
-from errata.export.factors import TOLERANCE, factorise
+from errata.export.factors import TOLERANCE, Factors, factorise
 from errata.export.forms import Exported
 from errata.export.forms import contents as contents_of
+from errata.export.lora import served_rank
 from errata.export.measure import Fidelity
 from errata.models import load
 from errata.probes.scoring import score
@@ -154,9 +155,29 @@ def test_an_adapter_is_in_the_form_that_vllm_reads(runs, tmp_path) -> None:
     tensors = load_file(tmp_path / "out" / "adapter_model.safetensors")
     modules = {re.fullmatch(r"base_model\.model\.(.*)\.lora_[AB]\.weight", name)[1] for name in tensors}
     assert modules == set(config["target_modules"]) == {f"model.layers.{i}.mlp.down_proj" for i in (0, 1)}
-    for name, tensor in tensors.items():
-        assert tensor.shape[0 if "lora_A" in name else 1] <= config["r"]
-        assert tensor.dtype == torch.float32
+    inside = Recipe.model_validate(json.loads((runs("memit", "llama") / "run.json").read_text())["config"])
+    sizes = dict(load(inside.model.name).model.named_parameters())
+    for module in modules:
+        a, b = (tensors[f"base_model.model.{module}.lora_{part}.weight"] for part in "AB")
+        d_out, d_in = sizes[f"{module}.weight"].shape
+        # vLLM stacks A (rank, in) and B (out, rank) into buffers of max_lora_rank, and cuts off what is larger.
+        assert (a.shape, b.shape) == ((a.shape[0], d_in), (d_out, a.shape[0]))
+        assert a.shape[0] <= config["r"] <= made.max_lora_rank
+        assert a.dtype == b.dtype == torch.float32
+    # Names that it parses: two parts before the module, none of an embedding, nothing beside A and B.
+    assert len(tensors) == 2 * len(modules)
+    assert not [name for name in tensors if "lora_embedding" in name or name.endswith(".bias")]
+    # It compares the last part with the layers that a model class declares to take adapters.
+    assert {module.rpartition(".")[2] for module in modules} == {"down_proj"}
+    assert (config["task_type"], config["inference_mode"]) == ("CAUSAL_LM", True)
+    assert not config.get("layers_to_transform")
+    assert not config.get("megatron_config")
+
+
+@pytest.mark.parametrize(("rank", "served"), [(1, 1), (2, 8), (8, 8), (9, 16), (300, 320), (512, 512), (513, None)])
+def test_the_rank_that_vllm_must_be_started_with(rank: int, served: int | None) -> None:
+    change = LowRank(torch.zeros(600, rank), torch.zeros(rank, 600))
+    assert served_rank({"h": Factors(change, rank, 1.0, dense=False)}) == served
 
 
 def test_matrices_of_different_ranks_are_each_added_as_they_are(runs, home, tmp_path) -> None:

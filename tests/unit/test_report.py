@@ -196,6 +196,21 @@ def test_report_command(app: typer.Typer, runs: dict[str, Path], tmp_path: Path)
     assert len(pl.read_parquet(out / "survival.parquet")) > 5
 
 
+def test_figures_from_before_an_undo_are_said_to_be_so(app: typer.Typer, tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run", n=20, collapse=None)
+    last = json.loads((directory / "journal.jsonl").read_text().splitlines()[-1])["step"]
+    said = "measured before 1 edit was taken back: it is of the model with it, not of the present one"
+    assert said not in report(directory)[0].read_text(encoding="utf-8")
+    with (directory / "journal.jsonl").open("a", encoding="utf-8") as journal:
+        journal.write(json.dumps({"undo": [last]}) + "\n")
+    assert said in report(directory)[0].read_text(encoding="utf-8")
+    assert said in CliRunner().invoke(app, ["report", str(directory)]).output
+    (found,) = json.loads(CliRunner().invoke(app, ["report", str(directory), "--json"]).stdout)
+    assert found["undone"] == 1
+    beside = ["compare", str(directory), str(make_run(tmp_path / "other", n=20, collapse=None, seed=1))]
+    assert said in CliRunner().invoke(app, [*beside, "--out", str(tmp_path / "both.html")]).output
+
+
 def test_compare_command(app: typer.Typer, runs: dict[str, Path], tmp_path: Path) -> None:
     page = tmp_path / "compare.html"
     args = ["compare", *(str(r) for r in runs.values()), "--out", str(page)]

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEAST", "Room", "measured_before", "room"]
+from errata.analysis.frames import RunFrames
+
+__all__ = ["LEAST", "Room", "measured_before", "room", "taken_back"]
 
 LEAST = 10
 """Updates whose canary must be known before anything is said about further ones."""
@@ -56,6 +58,14 @@ class Room:
             f"about {self.more} more edits fit into the guard's limits (95 % interval {self.low} to {high}), "
             f"extrapolated from the steps so far, the last {self.basis} edits; first to give out: {self.limit}."
         )
+
+
+def taken_back(run: RunFrames) -> list[str]:
+    """Return a remark where edits were taken back since a run's rows were measured."""
+    if not (undone := run.journal["status"].to_list().count("undone")):
+        return []
+    them = "it" if undone == 1 else "them"
+    return [f"Everything here was {measured_before(undone)}: it is of the model with {them}, not of the present one."]
 
 
 def measured_before(undone: int) -> str:

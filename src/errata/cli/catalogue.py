@@ -1,10 +1,11 @@
 """errata methods, datasets, tasks: what there is."""
 
-import json
 from textwrap import wrap
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
+
+from errata.cli.plain import echo_json
 
 __all__ = ["datasets", "methods", "tasks"]
 
@@ -29,7 +30,7 @@ def methods(name: Name = None, as_json: Json = False) -> None:
         for cls in chosen.values()
     ]
     if as_json:
-        typer.echo(json.dumps(records, indent=1, ensure_ascii=False))
+        echo_json(records, indent=1)
     elif name:
         typer.echo(_page(next(iter(chosen.values())), records[0]))
     else:
@@ -50,17 +51,17 @@ def datasets(
         published = dataset(name or "jsonl").schema
         if published is None:
             raise ConfigError(f"the data set {name!r} is another's, and has no schema here; jsonl is our own and has.")
-        typer.echo(json.dumps(published(), indent=1, ensure_ascii=False))
+        echo_json(published(), indent=1)
         return
     chosen = [dataset(name)] if name else list(DATASETS.values())
     records = [{"name": d.name, "summary": d.summary, "sample": d.sample} for d in chosen]
     if as_json:
-        typer.echo(json.dumps(records, indent=1, ensure_ascii=False))
+        echo_json(records, indent=1)
         return
     for record in records:
         typer.echo(f"{record['name']:<16}{record['summary']}")
         if name:
-            typer.echo(json.dumps(record["sample"], indent=1, ensure_ascii=False))
+            echo_json(record["sample"], indent=1)
 
 
 def tasks(name: Name = None, as_json: Json = False) -> None:
@@ -71,7 +72,7 @@ def tasks(name: Name = None, as_json: Json = False) -> None:
 
     chosen = [find_task(name)] if name else list(task_catalogue().values())
     if as_json:
-        typer.echo(json.dumps([asdict(task) for task in chosen], indent=1, ensure_ascii=False))
+        echo_json([asdict(task) for task in chosen], indent=1)
     elif not name:
         for task in chosen:
             typer.echo(f"{task.name:<16}{task.probe:<12}{task.asks}")

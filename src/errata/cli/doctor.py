@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from errata.cli.plain import echo_json
+
 __all__ = ["doctor"]
 
 _MARKS = {"ok": "ok", "absent": "–", "warning": "!", "failed": "FAILED"}
@@ -37,7 +39,7 @@ def doctor(
                 typer.echo(f"{'':<26}→ {finding.advice}")
     counted = Counter(finding.state for finding in findings)
     if as_json:
-        typer.echo(json.dumps([asdict(f) for f in findings], indent=1, ensure_ascii=False))
+        echo_json([asdict(f) for f in findings], indent=1)
     else:
         typer.echo(f"\n{counted['failed']} failed, {counted['warning']} to look at, {counted['ok']} in order")
     if counted["failed"]:

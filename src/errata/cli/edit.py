@@ -1,6 +1,5 @@
 """errata edit."""
 
-import json
 import math
 import sys
 from dataclasses import asdict
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from errata.cli.plain import plain, shown
+from errata.cli.plain import echo_json, plain, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +87,10 @@ def corrected(
     from errata.analysis.frames import load_run
 
     found = correction(load_run(out))
-    typer.echo(json.dumps(verdict(found, out), ensure_ascii=False) if as_json else text(found, out))
+    if as_json:
+        echo_json(verdict(found, out))
+    else:
+        typer.echo(text(found, out))
 
 
 def verdict(found: "Correction", out: Path) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """errata evaluate."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from errata.cli.plain import echo_json
 from errata.cli.sweep import Engines
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _say(asked: "list[Evaluation]", reasons: dict[Path, str], *, as_json: bool) 
             }
             for one in asked
         ]
-        typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+        echo_json(found, indent=1)
     for one in asked:
         if reason := reasons.get(one.run):
             sys.stderr.write(f"error: {one.run}: {reason}\n")

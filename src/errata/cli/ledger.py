@@ -1,6 +1,5 @@
 """errata log, errata undo, errata diff, errata reapply."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +7,7 @@ from typing import Annotated
 import typer
 
 from errata.cli.edit import corrected
-from errata.cli.plain import plain, shown
+from errata.cli.plain import echo_json, plain, shown
 
 __all__ = ["diff", "log", "reapply", "undo"]
 
@@ -28,7 +27,7 @@ def log(
 
     lines = ledger(load_run(directory))[-(last or 0) :]
     if as_json:
-        typer.echo(json.dumps(plain([asdict(line) for line in lines]), ensure_ascii=False))
+        echo_json(plain([asdict(line) for line in lines]))
         return
     for line in lines:
         who = f"  {shown(line.author)}" if line.author else ""
@@ -60,7 +59,7 @@ def undo(
         raise ConfigError("give --last or --id, not both.")
     found = go(directory, last=last, id=id, author=author)
     if as_json:
-        typer.echo(json.dumps(asdict(found), ensure_ascii=False))
+        echo_json(asdict(found))
         return
     typer.echo(f"taken back: {shown(', '.join(found.ids))}. {found.left} edits are in the weights.")
     if not found.last:
@@ -83,7 +82,7 @@ def diff(
 
     found = differences(directory, begin, end, _lines(prompts) if prompts else [])
     if as_json:
-        typer.echo(json.dumps(plain([asdict(d) for d in found]), ensure_ascii=False))
+        echo_json(plain([asdict(d) for d in found]))
         return
     for d in found:
         typer.echo(f"{shown(d.prompt)}   (KL {d.kl:.3g})")

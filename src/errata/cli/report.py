@@ -1,6 +1,5 @@
 """errata report, compare, frames."""
 
-import json
 import sys
 from enum import StrEnum
 from io import BytesIO
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from errata.cli.plain import echo_json
 
 if TYPE_CHECKING:
     from errata.report.compare import Tables
@@ -51,6 +52,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write a run's report, one self-contained page, and print its verdict."""
+    from errata.analysis.room import taken_back
     from errata.errors import ConfigError
     from errata.report.page import report as write
 
@@ -65,9 +67,11 @@ def report(
             _export_run(judged, export if len(runs) == 1 else export / path.name)
         results.append({"run": str(path), "report": str(page), **_summary(judged)})
         if not as_json:
+            for remark in taken_back(judged.run):
+                typer.echo(f"{judged.run.name}: {remark}")
             typer.echo(f"{judged.run.name}: {judged.verdict}\n  {page}")
     if as_json:
-        typer.echo(json.dumps(results, indent=1, ensure_ascii=False))
+        echo_json(results, indent=1)
 
 
 def compare(
@@ -78,10 +82,14 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Lay several runs over one another, and print the first paper's Table 3 for them."""
+    from errata.analysis.room import taken_back
     from errata.report.compare import compare as write
 
     page, tables, judged = write(runs, out)
     made = tables.table3
+    for one in judged:
+        for remark in taken_back(one.run):
+            sys.stderr.write(f"{one.run.name}: {remark}\n")
     if export is not None:
         _export_comparison(judged, tables, export)
     if as_json:
@@ -95,7 +103,7 @@ def compare(
             "survival": tables.survival.as_json(),
             "runs": verdicts,
         }
-        typer.echo(json.dumps(content, indent=1, ensure_ascii=False))
+        echo_json(content, indent=1)
     elif table in (Style.methods, Style.runs, Style.differences, Style.survival):
         chosen: dict[Style, Any] = {
             Style.methods: tables.methods,
@@ -154,6 +162,7 @@ def _summary(judged: "Judged") -> dict[str, Any]:
         "method": judged.run.method,
         "verdict": str(v),
         "edits": v.edits,
+        "undone": judged.run.journal["status"].to_list().count("undone"),
         "safe": v.safe,
         "gradual_start": v.gradual_start,
         "collapse_step": v.collapse.step if v.collapse else None,

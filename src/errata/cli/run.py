@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from errata.cli.plain import echo_json
+
 if TYPE_CHECKING:
     from errata.cli.terminal import TerminalProgress
 
@@ -80,7 +82,7 @@ def _finish(work: Callable[["TerminalProgress"], Path], directory: Path, as_json
     found = correction(frames) if of_corrections(frames) else None
     if as_json:
         record = {"run": str(directory), "edits": edits, "statuses": statuses}
-        typer.echo(json.dumps(record | (verdict(found, directory) if found else {}), ensure_ascii=False))
+        echo_json(record | (verdict(found, directory) if found else {}))
     else:
         typer.echo(f"{edits} edits ({', '.join(f'{n} {s}' for s, n in statuses.items())}) in {directory}")
         typer.echo(text(found, directory) if found else f"next: errata report {directory}")

@@ -1,12 +1,13 @@
 """errata sweep."""
 
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from errata.cli.plain import echo_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,7 +65,7 @@ def sweep(
 
     found = go(whole, mine, target, _engine(engine, processes, gpus, cpus))
     if as_json:
-        typer.echo(json.dumps(found.as_json(), indent=1, ensure_ascii=False))
+        echo_json(found.as_json(), indent=1)
     else:
         typer.echo(found.markdown(), nl=False)
         typer.echo(f"next: errata compare {target}/*/; the table as numbers: {target / 'summary.csv'}")
@@ -110,7 +111,7 @@ def _say_plan(cells: "Sequence[Cell]", target: Path, *, as_json: bool) -> None:
             line |= {"seconds": None, "memory_gb": None, "message": str(e)}
         lines.append(line)
     if as_json:
-        typer.echo(json.dumps(lines, indent=1, ensure_ascii=False))
+        echo_json(lines, indent=1)
     else:
         for line in lines:
             cost = line["message"] or f"about {line['seconds'] / 60:.1f} min of editing, {line['memory_gb']:.1f} GB"

@@ -13,6 +13,7 @@ from errata.analysis.advice import few_taken
 from errata.analysis.chance import without_signal
 from errata.analysis.curves import summary
 from errata.analysis.frames import RunFrames, load_run
+from errata.analysis.room import taken_back
 from errata.analysis.verdict import Verdict, judge
 from errata.files import write_aside
 from errata.report.charts import Mark, chart, marks_of, strip
@@ -68,7 +69,7 @@ def report(path: Path, out: Path | None = None, seed: int = 0) -> tuple[Path, Ju
         run=run,
         title=run.info["config"].get("report", {}).get("title") or run.name,
         verdict=verdict,
-        remarks=[*few_taken(run), *without_signal(run)],
+        remarks=[*taken_back(run), *few_taken(run), *without_signal(run)],
         keys=keys(verdict, judged.curves),
         overview=overview(judged.curves),
         figures=drawn,

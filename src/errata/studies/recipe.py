@@ -135,7 +135,7 @@ class GuardSection(_Section):
     else a text file, a line each, none of them about what is edited."""
     lines: int = Field(default=32, ge=1)
     """Lines of the canary at most: a fixed sample."""
-    budget: float = Field(default=0.1, gt=0)
+    budget: float = Field(default=0.05, gt=0)
     """The most that the canary's mean KL(p₀‖p) may reach over all edits, in nats."""
     kept: float = Field(default=0.9, ge=0, le=1)
     """The least share of the canary's lines after which the most probable token stays the same."""

@@ -1,0 +1,102 @@
+"""How near an adapter is to the edited model, and how much of the distance is rounding: the table of docs/export.md.
+
+python scripts/adapter_exactness.py lab-s --out runs/adapter
+python scripts/adapter_exactness.py lab-s-llama --out runs/adapter
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from errata.export import export
+from errata.lab.models import export as export_lab
+from errata.studies.edited import open_edited
+from errata.studies.recipe import load_recipe
+from errata.studies.run import run
+
+PROMPTS, PADDING = 96, 7
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel, rows: Sequence[Sequence[int]], padding: Sequence[int] = ()) -> list[Tensor]:
+    """Return the logits at all positions of each row, read by itself."""
+    return [model(torch.tensor([[*row, *padding]])).logits[0, : len(row)].double() for row in rows]
+
+
+def furthest(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """Return the largest difference of any logit."""
+    return max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+
+
+def with_matrices(base: PreTrainedModel, masters: Mapping[str, Tensor], transposed: bool) -> PreTrainedModel:
+    """Return the model with the edited matrices in its own precision."""
+    for path, weight in masters.items():
+        own = base.get_submodule(path).weight.data
+        own.copy_(weight.T if transposed else weight)
+    return base
+
+
+def main() -> None:
+    """Edit, export, and compare in float32 and in float64."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a lab model")
+    parser.add_argument("--out", type=Path, required=True, help="where model, run and adapter are kept")
+    parser.add_argument("-n", type=int, default=12, help="how many edits")
+    arguments = parser.parse_args()
+    name, root = arguments.model, arguments.out
+    home, made, adapter = root / name, root / f"{name}-run", root / f"{name}-adapter"
+    content: dict[str, Any] = {
+        "model": {"name": name},
+        "method": {"name": "memit"},
+        "edits": {"dataset": "lab", "n": arguments.n},
+        "probes": [],
+    }
+    if not made.exists():
+        export_lab(name, home)
+        run(load_recipe(content), made)
+        export(made, adapter, "lora")
+
+    with closing(open_edited(made)) as edited:
+        model, tokenizer = edited.model, edited.model.tokenizer
+        rows = prompts(tokenizer, edited.stream.facts)
+        wanted, padded = logits(model.model, rows), logits(model.model, rows, [0] * PADDING)
+        masters = {path: weight.clone() for path, weight in edited.trajectory.masters().items()}
+        transposed = any(model.model.get_submodule(path).weight.shape != w.shape for path, w in masters.items())
+        transposed = transposed or "gpt2" in model.model.config.model_type
+
+    def base(dtype: torch.dtype) -> PreTrainedModel:
+        return AutoModelForCausalLM.from_pretrained(home, dtype=dtype).eval()
+
+    exact = logits(with_matrices(base(torch.float64), masters, transposed), rows)
+    beside = PeftModel.from_pretrained(base(torch.float32), adapter).eval()
+    doubled = PeftModel.from_pretrained(base(torch.float64), adapter).double().eval()
+    before = logits(base(torch.float32), rows)
+    said = {
+        "largest logit": max(float(row.abs().max()) for row in wanted),
+        "moved by the edits": furthest(wanted, before),
+        "adapter beside, float32": furthest(logits(beside, rows), wanted),
+        "adapter merged, float32": furthest(logits(beside.merge_and_unload(), rows), wanted),
+        "the edited model, float32 against float64": furthest(wanted, exact),
+        f"the edited model with {PADDING} tokens of padding": furthest(padded, wanted),
+        "adapter beside, both in float64": furthest(logits(doubled, rows), exact),
+        "adapter merged, both in float64": furthest(logits(doubled.merge_and_unload(), rows), exact),
+    }
+    for what, figure in said.items():
+        print(f"{what:<48}{figure:.3g}")
+
+
+def prompts(tokenizer: PreTrainedTokenizerBase, facts: Sequence[Any]) -> list[list[int]]:
+    """Return the token rows of the edits' prompts, their paraphrases and their neighbors, as many as are read."""
+    texts = [t for f in facts for t in (f.text, *f.paraphrase_prompts, *f.neighborhood_prompts)]
+    return [tokenizer(text)["input_ids"] for text in dict.fromkeys(texts)][:PROMPTS]
+
+
+if __name__ == "__main__":
+    main()
