@@ -15,11 +15,14 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from errata.editors.update import LowRank
 from errata.export import export
+from errata.export.factors import factorise
 from errata.lab.models import export as export_lab
 from errata.studies.edited import open_edited
 from errata.studies.recipe import load_recipe
 from errata.studies.run import run
+from errata.trajectory import Trajectory
 
 PROMPTS, PADDING = 96, 7
 
@@ -67,6 +70,7 @@ def main() -> None:
         model, tokenizer = edited.model, edited.model.tokenizer
         rows = prompts(tokenizer, edited.stream.facts)
         wanted, padded = logits(model.model, rows), logits(model.model, rows, [0] * PADDING)
+        rounded = roundings(edited.trajectory)
         masters = {path: weight.clone() for path, weight in edited.trajectory.masters().items()}
         transposed = any(model.model.get_submodule(path).weight.shape != w.shape for path, w in masters.items())
         transposed = transposed or "gpt2" in model.model.config.model_type
@@ -90,6 +94,32 @@ def main() -> None:
     }
     for what, figure in said.items():
         print(f"{what:<48}{figure:.3g}")
+    for what, errors in rounded.items():
+        print(f"ΔW by {what:<42}{min(errors):.2g} to {max(errors):.2g}")
+
+
+def roundings(trajectory: Trajectory) -> dict[str, list[float]]:
+    """Return how far ΔW is from the sum of all updates in float64, relative by Frobenius norm, for each matrix."""
+    changes: dict[str, list[LowRank]] = {}
+    for step in trajectory.journal.active_steps():
+        for path, change in trajectory.journal.update(step).changes.items():
+            assert isinstance(change, LowRank)
+            changes.setdefault(path, []).append(change)
+    found: dict[str, list[float]] = {}
+    for path, parts in changes.items():
+        exact = torch.stack([part.left.double() @ part.right.double() for part in parts]).sum(0)
+        kept = factorise(parts)
+        u, s, vt = torch.linalg.svd(exact, full_matrices=False)
+        u, s, vt = u[:, : kept.rank], s[: kept.rank], vt[: kept.rank]
+        forms = {
+            "the edited model's masters": trajectory.masters()[path].double() - trajectory.base()[path].double(),
+            "the adapter's factors": kept.change.left.double() @ kept.change.right.double(),
+            "factors with all of Σ on the left": (u * s).float().double() @ vt.float().double(),
+            "factors with all of Σ on the right": u.float().double() @ (s[:, None] * vt).float().double(),
+        }
+        for what, form in forms.items():
+            found.setdefault(what, []).append(float((form - exact).norm() / exact.norm()))
+    return found
 
 
 def prompts(tokenizer: PreTrainedTokenizerBase, facts: Sequence[Any]) -> list[list[int]]:
