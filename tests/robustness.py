@@ -31,7 +31,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import IO, Any
 
 import polars as pl
 import torch
@@ -76,10 +76,22 @@ class Calls:
     def __init__(self, at: int = -1, kind: str = "before", hold: Callable[[], None] = lambda: None) -> None:
         self.at, self.kind, self._hold = at, kind, hold
         self.names: list[str] = []
+        self._flushed: dict[int, int] = {}
+
+    def opened(self, file: IO[Any], mode: str) -> None:
+        """Take what a file holds before it is appended to as being on the disk; of a new one nothing is."""
+        state = os.fstat(file.fileno())
+        if "a" in mode or "+" in mode:
+            self._flushed.setdefault(state.st_ino, state.st_size)
+        else:
+            self._flushed[state.st_ino] = 0
 
     def meet(self, name: str, act: Callable[[], Any], descriptor: int | None = None) -> Any:
         self.names.append(name)
         if len(self.names) - 1 != self.at:
+            if descriptor is not None:
+                state = os.fstat(descriptor)
+                self._flushed[state.st_ino] = state.st_size
             # A full or read-only disk stays so.
             if self.kind in _FAULTS and 0 <= self.at < len(self.names) and name in ("open", "mkdir", "fsync"):
                 raise OSError(_FAULTS[self.kind], os.strerror(_FAULTS[self.kind]))
@@ -90,9 +102,11 @@ class Calls:
             self._hold()
             return act()
         if self.kind == "torn" and descriptor is not None:
-            size = os.fstat(descriptor).st_size
+            # A power cut takes of a file what has not been flushed yet, and leaves what has.
+            state = os.fstat(descriptor)
+            whole = min(self._flushed.get(state.st_ino, 0), state.st_size)
             with suppress(OSError):  # a folder, or a file open for reading only
-                os.ftruncate(descriptor, size // 2)
+                os.ftruncate(descriptor, whole + (state.st_size - whole) // 2)
         if self.kind == "after":
             act()
         os._exit(KILLED)
@@ -117,7 +131,12 @@ def watched(calls: Calls, folder: Path) -> Iterator[None]:
         return calls.meet("fsync", lambda: real["fsync"](descriptor), descriptor)
 
     def opening(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        act = lambda: real["open"](path, mode, *args, **kwargs)  # noqa: E731
+        def act() -> Any:
+            file = real["open"](path, mode, *args, **kwargs)
+            if inside(path) and _WRITING & set(mode):
+                calls.opened(file, mode)
+            return file
+
         lock = inside(path) and Path(path).name == ".lock"
         return calls.meet("open", act) if inside(path) and _WRITING & set(mode) and not lock else act()
 
