@@ -33,9 +33,9 @@ from pathlib import Path
 from random import Random
 from typing import IO, Any
 
-import polars as pl
 import torch
 
+from errata.analysis.frames import probe_frame
 from errata.errors import ErrataError
 from errata.export import export
 from errata.models import load
@@ -265,8 +265,7 @@ class Workshop:
         journal = [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
         rows = {}
         for probe in sorted((folder / "run" / "probes").iterdir()):
-            frame = pl.concat([pl.read_parquet(part) for part in sorted(probe.glob("*.parquet"))])
-            rows[probe.name] = frame.write_csv()
+            rows[probe.name] = probe_frame(folder / "run", probe.name).write_csv()
         adapter = folder / "adapter"
         files = {f.name: f.read_bytes().hex() for f in adapter.glob("adapter*")} if adapter.exists() else {}
         extra = sorted(p.name for p in folder.rglob("*.part"))
