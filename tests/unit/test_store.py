@@ -23,6 +23,13 @@ def test_peak_memory_is_the_process_for_a_model_on_the_cpu_even_beside_a_gpu(tmp
     assert json.loads((tmp_path / "usage.json").read_text())["peak_memory_bytes"] == held
 
 
+@pytest.mark.parametrize("damaged", [b"", b'{"peak_mem', b"\xff\x00", b"[]", b'{"peak_memory_bytes": null}'])
+def test_a_damaged_note_of_memory_stops_no_run(damaged: bytes, tmp_path) -> None:
+    (tmp_path / "usage.json").write_bytes(damaged)
+    RunStore(tmp_path).note_peak_memory(torch.device("cpu"))
+    assert json.loads((tmp_path / "usage.json").read_text())["peak_memory_bytes"] > 0
+
+
 def test_taking_the_lock_removes_half_written_files_of_a_run_and_nobody_elses(tmp_path) -> None:
     ours = [
         ".run.json.12.part",

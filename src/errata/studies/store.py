@@ -195,7 +195,10 @@ class RunStore:
             else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         )
         file = self.path / "usage.json"
-        before = json.loads(file.read_text()).get("peak_memory_bytes", 0) if file.exists() else 0
+        try:
+            before = int(json.loads(file.read_text())["peak_memory_bytes"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):  # a figure for reading; no run stands still for it
+            before = 0
         write_aside(file, json.dumps({"peak_memory_bytes": max(before, here)}).encode())
 
     def write_rows(self, probe: str, step: int, rows: Sequence[Row]) -> None:
