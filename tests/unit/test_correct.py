@@ -93,6 +93,17 @@ def run(home, tmp_path) -> Path:
     return Path(shutil.copytree(home / "run", tmp_path / "run"))
 
 
+def test_one_fact_alone_has_no_neighbors_to_ask_and_is_edited(home, tmp_path) -> None:
+    file = tmp_path / "one.jsonl"
+    file.write_text((home / "facts.jsonl").read_text().splitlines()[0] + "\n", encoding="utf-8")
+    verdict = json.loads(invoke("edit", file, "--out", tmp_path / "run", "--json", *by_shove(home)))
+    assert verdict["statuses"] == {"applied": 1}
+    assert [p["name"] for p in json.loads((tmp_path / "run" / "run.json").read_text())["config"]["probes"]] == [
+        "proficiency",
+        "text",
+    ]
+
+
 def test_the_verdict_shows_every_fact_before_and_after(home) -> None:
     verdict = json.loads(
         (home / "verdict.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON")

@@ -195,4 +195,6 @@ def correct(
         The run directory; `errata.studies.edited.open_edited` gives its model.
     """
     stream = EditStream(tuple(filled_in(model, facts, recipe.run.seed)), recipe.edits.batch_size)
+    if not any(fact.checks for fact in stream.facts):  # a fact alone has no neighbors, and the probe nothing to ask
+        recipe = recipe.model_copy(update={"probes": tuple(p for p in recipe.probes if p.name != "ripple")})
     return run(recipe, out, progress, model, stream)
