@@ -97,7 +97,7 @@ def test_one_fact_alone_has_no_neighbors_to_ask_and_is_edited(home, tmp_path) ->
     file = tmp_path / "one.jsonl"
     file.write_text((home / "facts.jsonl").read_text().splitlines()[0] + "\n", encoding="utf-8")
     verdict = json.loads(invoke("edit", file, "--out", tmp_path / "run", "--json", *by_shove(home)))
-    assert verdict["statuses"] == {"applied": 1}
+    assert (len(verdict["facts"]), verdict["refused"]) == (1, [])
     assert [p["name"] for p in json.loads((tmp_path / "run" / "run.json").read_text())["config"]["probes"]] == [
         "proficiency",
         "text",
