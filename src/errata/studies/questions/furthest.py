@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from errata.analysis.age import age_matrix
 from errata.analysis.falls import Reach, fall_step, reach
 from errata.analysis.frames import RunFrames
-from errata.editors.registry import editor_class, editors
+from errata.editors.registry import editors
 from errata.report.question_charts import Axis, ranges
 from errata.report.words import number
 from errata.studies.questions.making import Fall, make_until
@@ -48,18 +48,15 @@ def work(size: Size, out: Path) -> Work:
         {"name": "unrelated", "every": EVERY, "n": 160},
         {"name": "forgetting", "every": EVERY},
     ]
-    trainings = {}
+    methods = {name: cls for name, cls in editors().items() if name not in OUT}
+    trained = [name for name, cls in methods.items() if "checkpoint" in cls.Settings.model_fields]
     runs: dict[str, Recipe] = {}
     for k in range(size.samples):
-        for name in editors():
-            if name in OUT:
-                continue
-            method = {"name": name}
-            if "checkpoint" in editor_class(name).Settings.model_fields:
-                trainings[name] = Training(name, size.model, skip=_SKIP)
-                method["checkpoint"] = str(out / "trained" / name)
-            edits = section("long", k, len(long(size.model, k)), out)
+        edits = section("long", k, len(long(size.model, k)), out)
+        for name in methods:
+            method = {"name": name} | ({"checkpoint": str(out / "trained" / name)} if name in trained else {})
             runs[f"furthest/{name}/{k}"] = recipe(size.model, method, edits, probes, f"{name}-{k}", k, 100)
+    trainings = {name: Training(name, size.model, skip=_SKIP) for name in trained}
     return Work(runs, trainings, files=orders_of({"long": long}, size))
 
 

@@ -105,18 +105,20 @@ def _there(job: Job, fall: Fall) -> bool:
 
 
 def _fell(run: Path, fall: Fall) -> bool:
-    return begun(run) and fall_step(load_run(run), fall.metric, fall.share)[1]
+    return begun(run) and RunStore(run).reached() > 0 and fall_step(load_run(run), fall.metric, fall.share)[1]
 
 
 def _until(run: Path, fall: Fall) -> Enough:
     """Return what ends a run at its first fall: nothing after it is asked for."""
-    before = [float(v) for v in curve(load_run(run), fall.metric).values[:1]] if begun(run) else []
+    before: list[float] = []
 
     def enough(rows: Sequence[Row]) -> bool:
         found = [0.0 if math.isnan(row.value) else row.value for row in rows if row.metric == fall.metric]
         if not found:
             return False
-        before.append(sum(found) / len(found))
-        return before[-1] <= (1 - fall.share) * before[0] + 1e-12
+        if not before:
+            # A run that goes on has its first rows on disk.
+            before.append(sum(found) / len(found) if rows[0].step == 0 else curve(load_run(run), fall.metric).values[0])
+        return rows[0].step > 0 and sum(found) / len(found) <= (1 - fall.share) * before[0] + 1e-12
 
     return enough
