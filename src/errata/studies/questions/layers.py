@@ -100,7 +100,7 @@ def answer(results: Results) -> Answer:
     columns += ["drift at which 5 % of the tasks are lost"]
     note = "Drifts as the range over orders; “never” where the run ends before."
     figure = below(*drawn) if len(drawn) > 1 else drawn[0]
-    caption = "Unrelated facts left against the drift of the one edited matrix, for each layer"
+    caption = "Unrelated facts left against the drift of the one edited matrix; the band is the range over orders"
     metrics = ("efficacy.exact@now", "drift.relative", "unrelated.exact", "downstream.*.item")
     return Answer([Table(columns, rows, values, note)], figure, caption, metrics)
 
