@@ -76,7 +76,7 @@ def answer(results: Results) -> Answer:
     )
     grown = bands(pl.DataFrame(curves), Axis("further edits since an edit was made"), Axis("kept", share=True))
     figure = below(heat(pl.concat(cells), "step j", "edit i"), grown)
-    caption = "R[i, j], the share of orders in which edit i is exact at step j (above), and what is kept at each age, with 95 % bands (below)"
+    caption = "Edit i exact at step j, share of orders (above); what is kept at each age, with 95 % bands (below)"
     metrics = ("efficacy.exact@now", "efficacy.exact@retest")
     return Answer([Table(columns, rows, values, note)], figure, caption, metrics)
 
