@@ -1,6 +1,7 @@
 """The charts of the open questions: pictures that stand alone, as Vega-Lite specifications."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -14,11 +15,13 @@ _WIDTH, _HEIGHT = 560, 240
 _CELL = 150
 
 
+@dataclass(frozen=True)
 class Axis:
     """An axis: its title, whether it is a share, whether it is logarithmic."""
 
-    def __init__(self, title: str, *, share: bool = False, log: bool = False) -> None:
-        self.title, self.share, self.log = title, share, log
+    title: str
+    share: bool = False
+    log: bool = False
 
     def encode(self, alt: Any, channel: Any, field: str) -> Any:
         """Return the encoding of a channel by a field."""
