@@ -16,7 +16,7 @@ from errata.studies.reproduce.work import Size, Work
 
 __all__ = ["QUESTION"]
 
-WEIGHTS = (0.01, 1.0, 100.0, 1e3, 1e4, 1e5)
+WEIGHTS = (0.01, 1.0, 1e3, 2e3, 4e3, 1e4)
 """The λ of MEMIT's λC: how much the preserved keys weigh against the new ones; 1 is the lab's own, and
 15,000 to 20,000 are published for real models."""
 KINDS = {
