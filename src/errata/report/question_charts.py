@@ -113,7 +113,7 @@ def _alone(chart: Any) -> dict[str, Any]:
 def _color(alt: Any, frame: pl.DataFrame) -> Any:
     series = _order(frame, "series")
     scale = alt.Scale(domain=series, range=list(SERIES[: len(series)]))
-    legend = alt.Legend(symbolType="circle") if len(series) > 1 else None
+    legend = alt.Legend(symbolType="circle", columns=4 if len(series) <= 4 else 3) if len(series) > 1 else None
     return alt.Color("series:N", scale=scale, legend=legend)
 
 
