@@ -130,9 +130,9 @@ def _places(ranked: list[Reach]) -> list[int]:
     """Give a place to each, the same where the intervals overlap with the first of a place."""
     places: list[int] = []
     first = 0
-    for number_, far in enumerate(ranked):
-        if number_ and not (far.high >= ranked[first].low):
-            first = number_
+    for index, far in enumerate(ranked):
+        if index and far.high < ranked[first].low:
+            first = index
         places.append(first + 1)
     return places
 
@@ -170,7 +170,6 @@ QUESTION = Question(
     work=work,
     about=about,
     answer=answer,
-    edits=300,
     make=partial(make_until, FALL),
     grows=True,
 )
