@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def block(asked: Question, size: Size, answer: Answer, picture: str, command: st
         missing: runs that were asked for and are not there.
     """
     tables = "\n".join(table.markdown() for table in answer.tables)
-    absent = f" Not there: {', '.join(missing)}." if missing else ""
+    kinds = Counter(name.rpartition("/")[0] for name in missing)
+    absent = f" Runs that are not there: {', '.join(f'{n} of {kind}' for kind, n in kinds.items())}." if kinds else ""
     return (
         f"{asked.about(size)} Model: `{size.model}`. Made by `{command}`.{absent}\n\n"
         f"![{answer.caption}]({picture})\n\n*{answer.caption}.*\n\n{tables}\n"
