@@ -104,6 +104,5 @@ def _say_plan(asked: "Question", size: "Size", work: "Work", out: Path, as_json:
     for name in work.trainings:
         typer.echo(f"training  {out / 'trained' / name}, where a run needs it")
     least = " at most: a run ends at its fall" if asked.grows else ""
-    typer.echo(
-        f"{len(missing)} of {len(work.runs)} runs, {edits:,} edits{least}; an edit takes 0.01 to 0.5 s on one core"
-    )
+    cost = "an edit takes 0.01 to 0.5 s on one core"
+    typer.echo(f"{len(missing)} of {len(work.runs)} runs, {edits:,} edits{least}; {cost}")
