@@ -180,7 +180,7 @@ def test_a_fall_is_a_share_of_what_was_there_and_is_censored(tmp_path: Path) -> 
     assert logrank(early, late) < 0.05
 
 
-def test_places_are_shared_where_intervals_overlap() -> None:
+def test_places_count_the_methods_that_are_clearly_further() -> None:
     def far(steps: list[int], fell: bool = True) -> object:
         return reach([(s, fell) for s in steps], np.random.default_rng(0))
 

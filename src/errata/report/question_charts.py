@@ -17,15 +17,16 @@ _CELL = 150
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis: its title, whether it is a share, whether it is logarithmic."""
+    """An axis: its title, whether it is a share, whether it is logarithmic, whether it begins at zero."""
 
     title: str
     share: bool = False
     log: bool = False
+    zero: bool = False
 
     def encode(self, alt: Any, channel: Any, field: str) -> Any:
         """Return the encoding of a channel by a field."""
-        scale = alt.Scale(type="log", nice=False, padding=6) if self.log else alt.Scale(zero=False, nice=True)
+        scale = alt.Scale(type="log", nice=False, padding=6) if self.log else alt.Scale(zero=self.zero, nice=True)
         if self.share:
             scale = alt.Scale(domain=[0, 1])
         form = ".0%" if self.share else "~r"

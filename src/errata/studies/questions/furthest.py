@@ -1,6 +1,7 @@
 """Which editor goes furthest before unrelated facts drop by 5 %?"""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -85,23 +86,31 @@ def answer(results: Results) -> Answer:
             (step, fell) if step <= horizon else (int(horizon), False) for step, fell in (times[name] for name in names)
         ]
         found[method] = ([results.run(name) for name in names], reach(seen, results.rng()))
-    ranked = sorted(found, key=lambda m: _rank(found[m][1]), reverse=True)
-    places = _places([found[m][1] for m in ranked])
+    place = dict(zip(found, _places([far for _, far in found.values()]), strict=True))
+    ranked = sorted(sorted(found, key=lambda m: _rank(found[m][1]), reverse=True), key=lambda m: place[m])
     rows, values, points = [], [], []
-    for place, method in zip(places, ranked, strict=True):
+    for method in ranked:
         runs, far = found[method]
         made = final(runs, "efficacy.exact@now", results.rng()).estimate
         kept = pooled([_kept(run) for run in runs], results.rng())
         seconds = float(np.median([v for run in runs for v in run.journal["seconds"].drop_nulls()]))
         each = ", ".join(f"{step}" if fell else f"> {step}" for step, fell in zip(far.steps, far.fell, strict=True))
         beside = max((_beside(run.path) for run in runs), default=math.nan)
-        row = [str(place), method, _text(far), each, made.text, kept.text, number(seconds, 2), _megabytes(beside)]
+        row = [
+            str(place[method]),
+            method,
+            _text(far),
+            each,
+            made.text,
+            kept.text,
+            number(seconds, 2),
+            _megabytes(beside),
+        ]
         rows.append(row)
-        values.append(
-            {"place": place, "method": method, "median": far.median, "low": far.low, "high": far.high}
-            | {"steps": list(far.steps), "fell": list(far.fell), "made": list(made), "kept": list(kept)}
-            | {"seconds": seconds, "beside_bytes": beside}
-        )
+        figures = {"median": far.median, "low": far.low, "high": far.high, "steps": list(far.steps)}
+        figures |= {"fell": list(far.fell), "made": list(made), "kept": list(kept)}
+        figures |= {"seconds": seconds, "beside_bytes": beside}
+        values.append({"place": place[method], "method": method, **figures})
         most = max(far.steps)
         bounds = {"low": min(far.low, most), "high": min(far.high, most)}
         series = "the median run falls" if math.isfinite(far.median) else "it does not, as far as it was run"
@@ -110,13 +119,13 @@ def answer(results: Results) -> Answer:
     columns += ["s/edit", "MB beside the weights"]
     note = (
         "Edits to the fall: the median over draws of the re-test at which the fall is first seen, with the bootstrap's "
-        "95 % interval over draws; it lies up to one interval between re-tests earlier. Methods share a place where "
-        "their intervals overlap with that of the first of that place: these are ties. MB beside the weights: what a "
+        "95 % interval over draws; it lies up to one interval between re-tests earlier. A method's place is one "
+        "more than the number of methods whose interval lies wholly above its own: methods of one place are ties. MB beside the weights: what a "
         "method itself keeps (keys, codebooks, networks) at its last checkpoint; every process holds Python, torch and "
         "the model besides, some 650 MB."
     )
     caption = "Edits until unrelated facts have dropped by 5 %: median and interval over draws"
-    drawn = ranges(pl.DataFrame(points), Axis("edits"))
+    drawn = ranges(pl.DataFrame(points), Axis("edits", zero=True))
     metrics = (FALL.metric, "efficacy.exact@now", "efficacy.exact@retest")
     return Answer([Table(columns, rows, values, note)], drawn, caption, metrics)
 
@@ -126,15 +135,9 @@ def _rank(far: Reach) -> tuple[float, float, float]:
     return far.median, 1 - float(np.mean(far.fell)), float(np.mean(far.steps))
 
 
-def _places(ranked: list[Reach]) -> list[int]:
-    """Give a place to each, the same where the intervals overlap with the first of a place."""
-    places: list[int] = []
-    first = 0
-    for index, far in enumerate(ranked):
-        if index and far.high < ranked[first].low:
-            first = index
-        places.append(first + 1)
-    return places
+def _places(found: Sequence[Reach]) -> list[int]:
+    """Give every method its place: one more than the number of those whose interval lies wholly above its own."""
+    return [1 + sum(other.low > far.high for other in found) for far in found]
 
 
 def _text(far: Reach) -> str:
