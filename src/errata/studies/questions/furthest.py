@@ -118,11 +118,11 @@ def answer(results: Results) -> Answer:
     columns = ["place", "method", "edits to the fall", "each draw", "exact when made", "kept at the last re-test"]
     columns += ["s/edit", "MB beside the weights"]
     note = (
-        "Edits to the fall: the median over draws of the re-test at which the fall is first seen, with the bootstrap's "
-        "95 % interval over draws; it lies up to one interval between re-tests earlier. A method's place is one "
-        "more than the number of methods whose interval lies wholly above its own: methods of one place are "
-        "ties. MB beside the weights: what a method itself keeps (keys, codebooks, networks) at its last checkpoint; every process "
-        "holds Python, torch and the model besides, some 650 MB."
+        "Edits to the fall: the median over draws of the re-test at which the fall is first seen, with the "
+        "bootstrap's 95 % interval over draws; it lies up to one interval between re-tests earlier. A method's place "
+        "is one more than the number of methods whose interval lies wholly above its own: methods of one place are "
+        "ties. MB beside the weights: what a method itself keeps (keys, codebooks, networks) at its last checkpoint; "
+        "every process holds Python, torch and the model besides, some 650 MB."
     )
     caption = "Edits until unrelated facts have dropped by 5 %: median and interval over draws"
     drawn = ranges(pl.DataFrame(points), Axis("edits", zero=True))
