@@ -14,6 +14,7 @@ import yaml
 
 from errata.studies.recipe import load_recipe
 from errata.studies.run import resume, run
+from errata.studies.store import RunStore
 from tiny import tiny_facts, tiny_model, tiny_text_file
 
 EDITS = 23
@@ -100,6 +101,20 @@ def test_killed_and_resumed_equals_never_killed(recipe, whole, tmp_path, seed) -
     found = results(out)
     assert sorted(found) == sorted(whole)
     assert [name for name in whole if found[name] != whole[name]] == []
+
+
+def test_paused_and_resumed_equals_never_paused(recipe, whole, tmp_path) -> None:
+    out = tmp_path / "run"
+    run(load_recipe(recipe), out, until=10)
+    assert (lines_of(out), RunStore(out).reached(), RunStore(out).finished()) == (10, 10, False)
+    resume(out, until=10)
+    assert lines_of(out) == 10
+    # Enough is asked of every step's rows, and what has been made is kept.
+    resume(out, enough=lambda rows: rows[0].step == 15)
+    assert RunStore(out).reached() == 15
+    resume(out)
+    found = results(out)
+    assert [name for name in whole if found.get(name) != whole[name]] == []
 
 
 def lines_of(out: Path) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from errata.cli import (
+    ask,
     catalogue,
     doctor,
     edit,
@@ -61,6 +62,7 @@ app.command("trace")(trace.trace)
 app.command("train")(train.train)
 app.command("phases")(phases.phases)
 app.command("reproduce")(reproduce.reproduce)
+app.command("ask")(ask.ask)
 app.command("parity")(parity.parity)
 app.add_typer(lab.app, name="lab")
 

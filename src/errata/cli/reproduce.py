@@ -50,7 +50,7 @@ def reproduce(
     from errata.studies.reproduce.make import make
     from errata.studies.reproduce.page import Page
 
-    results = make(work, claims, target, processes=processes, tell=_tell)
+    results = make(work.needed(claims), target, processes=processes, tell=_tell)
     found = Page.of(wanted, size, claims, results, _command(wanted, size, out))
     if claim is None:
         found.write(target, results)
@@ -86,10 +86,9 @@ def _say_plan(
     """Say what is there, what would be made, and how long the editing takes at least."""
     from errata.studies.plan import plan
     from errata.studies.reproduce.make import finished, screened
-    from errata.studies.reproduce.work import matching
 
-    runs = {name: work.runs[name] for name in matching(work.runs, claims)}
-    screens = {name: work.screens[name] for name in matching(work.screens, claims)}
+    needed = work.needed(claims)
+    runs, screens = needed.runs, needed.screens
     names = {name: out / "runs" / name for name in runs} | {name: out / "screens" / name for name in screens}
     missing = [name for name in runs if not finished(names[name])]
     missing += [name for name, recipe in screens.items() if not screened(names[name], recipe)]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["resume", "run"]
 
+Until = Annotated[int | None, typer.Option(min=1, help="Pause once so many edits are made; `errata resume` goes on.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -27,6 +28,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved plan and its cost, run nothing.")
     ] = False,
+    until: Until = None,
     as_json: Json = False,
 ) -> None:
     """Edit a model one fact after another and record every consequence."""
@@ -42,16 +44,18 @@ def run(
         return
     from errata.studies.run import run as go
 
-    _finish(lambda progress: go(loaded, target, progress), target, as_json)
+    _finish(lambda progress: go(loaded, target, progress, until=until), target, as_json)
 
 
 def resume(
-    directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")], as_json: Json = False
+    directory: Annotated[Path, typer.Argument(metavar="RUN", help="The run directory.")],
+    until: Until = None,
+    as_json: Json = False,
 ) -> None:
     """Continue an interrupted run exactly where it was; one of `errata edit` ends with its verdict."""
     from errata.studies.run import resume as go
 
-    _finish(lambda progress: go(directory, progress), directory, as_json)
+    _finish(lambda progress: go(directory, progress, until=until), directory, as_json)
 
 
 def _finish(work: Callable[["TerminalProgress"], Path], directory: Path, as_json: bool) -> None:

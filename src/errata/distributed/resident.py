@@ -11,7 +11,7 @@ from errata.studies.edited import recorded_recipe
 from errata.studies.engine import Job, Outcome, begun
 from errata.studies.evaluate import Evaluation, evaluate
 from errata.studies.recipe import ModelSection
-from errata.studies.run import resume, run
+from errata.studies.run import Enough, resume, run
 from errata.studies.store import RunStore
 
 __all__ = ["Resident"]
@@ -31,15 +31,15 @@ class Resident:
         self._asked: ModelSection | None = None
         self._fingerprint = ""
 
-    def run(self, job: Job) -> Outcome:
-        """Make one run, or go on with one that was begun."""
+    def run(self, job: Job, enough: Enough = lambda rows: False) -> Outcome:
+        """Make one run, or go on with one that was begun; it pauses where `enough` says so."""
 
         def make() -> None:
             model = self.model(job.recipe.model)
             if begun(job.out):
-                resume(job.out, model=model)
+                resume(job.out, model=model, until=job.until, enough=enough)
             else:
-                run(job.recipe, job.out, model=model)
+                run(job.recipe, job.out, model=model, until=job.until, enough=enough)
 
         started = time.monotonic()
         reason = _reason(make)

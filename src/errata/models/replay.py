@@ -12,7 +12,7 @@ from transformers import Cache, DynamicCache
 
 from errata.errors import ModelError
 from errata.models.editable import EditableModel
-from errata.models.hooks import capture, hidden_of
+from errata.models.hooks import cache_to, capture, hidden_of
 
 __all__ = ["UpperLayers", "shift"]
 
@@ -113,8 +113,8 @@ class UpperLayers:
                     input_ids=tokens.input_ids,
                     attention_mask=(columns < seen[:, None]).to(tokens.attention_mask.dtype),
                     position_ids=columns.clamp(max=max(width - 2, 0))[None],
-                    past_key_values=cache,
                     use_cache=True,
+                    **cache_to(model.model, cache),
                 )
         finally:
             for handle in handles:

@@ -31,10 +31,17 @@ _KEPT_LINES = 200  # of what a process says, in case it fails
 
 @dataclass(frozen=True)
 class Job:
-    """One run to make: what, and where."""
+    """One run to make.
+
+    Args:
+        recipe: what.
+        out: where.
+        until: how many of its edits to make now; all of them when None.
+    """
 
     recipe: Recipe
     out: Path
+    until: int | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Outcome:
 
     Args:
         job: the job.
-        status: "done"; "kept" where the run was finished before; "failed".
+        status: "done"; "kept" where the run was as far before; "failed".
         message: why it failed; a bug's whole traceback.
         seconds: how long it took.
     """
@@ -119,7 +126,9 @@ def _settled(job: Job, outlines: dict[tuple[str, str], EditableModel]) -> Outcom
         if asked not in outlines:
             outlines[asked] = outline(asked[0], dtype=asked[1])
         check_agreement(job.out, job.recipe, outlines[asked])
-        return Outcome(job, "kept") if RunStore(job.out).finished() else None
+        store = RunStore(job.out)
+        there = store.finished() or (job.until is not None and store.reached() >= job.until)
+        return Outcome(job, "kept") if there else None
     except ErrataError as e:
         return Outcome(job, "failed", str(e))
 
@@ -177,6 +186,7 @@ class _Processes:
         started = time.monotonic()
         # The recipe goes through standard input: it is nowhere else on disk before run.json says it whole.
         what = ["resume", str(job.out)] if begun(job.out) else ["run", "/dev/stdin", "--out", str(job.out)]
+        what += ["--until", str(job.until)] if job.until is not None else []
         with self._lock:
             if self._stopped:
                 return Outcome(job, "failed", _INTERRUPTED)

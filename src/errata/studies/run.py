@@ -1,7 +1,7 @@
 """The sequential run: edit after edit, with probes, checkpoints, and a resume that continues as if never stopped."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -23,7 +23,10 @@ from errata.studies.tracking import tracked
 from errata.studies.unchanged import kept_states
 from errata.trajectory import DiskJournal, Trajectory
 
-__all__ = ["resume", "run"]
+__all__ = ["Enough", "resume", "run"]
+
+Enough = Callable[[Sequence[Row]], bool]
+"""Says from the rows of one step, every probe's, whether a run need not go on."""
 
 
 def run(
@@ -32,6 +35,8 @@ def run(
     progress: Progress | None = None,
     model: EditableModel | None = None,
     stream: EditStream | None = None,
+    until: int | None = None,
+    enough: Enough = lambda rows: False,
 ) -> Path:
     """Run a recipe into a new run directory.
 
@@ -41,6 +46,8 @@ def run(
         progress: told of every edit.
         model: used instead of loading the recipe's; given back unedited.
         stream: used instead of reading the recipe's data set; to resume such a run its own `facts.jsonl` is read.
+        until: pause once so many edits are made, as if interrupted there; all of them when None.
+        enough: pause after the step for whose rows this is true.
 
     Returns:
         The run directory.
@@ -59,20 +66,28 @@ def run(
         store.begin(describe(config, session.stream, fingerprint, sources(session)), session.stream)
         try:
             with tracked(session.recipe.run.tracker, config, out, progress) as told:
-                _Loop(session, store, told, lent=model is not None).go()
+                _Loop(session, store, told, lent=model is not None, until=until, enough=enough).go()
         except ErrataError:
             store.abandon()
             raise
     return out
 
 
-def resume(out: Path, progress: Progress | None = None, model: EditableModel | None = None) -> Path:
+def resume(
+    out: Path,
+    progress: Progress | None = None,
+    model: EditableModel | None = None,
+    until: int | None = None,
+    enough: Enough = lambda rows: False,
+) -> Path:
     """Continue a run that was interrupted at any point; a finished one is left as it is.
 
     Args:
         out: the run directory.
         progress: told of every edit.
         model: the unedited model, used instead of loading it; given back unedited.
+        until: pause once so many edits are made; all of them when None.
+        enough: pause after the step for whose rows this is true.
 
     Raises:
         ResumeError: when model or facts are not those the run was begun with.
@@ -85,7 +100,7 @@ def resume(out: Path, progress: Progress | None = None, model: EditableModel | N
     with store.lock():
         store.check(model_fingerprint(session.model), session.stream, sources(session))
         with tracked(session.recipe.run.tracker, session.recipe.model_dump(mode="json"), out, progress) as told:
-            _Loop(session, store, told, lent=model is not None).go()
+            _Loop(session, store, told, lent=model is not None, until=until, enough=enough).go()
     return out
 
 
@@ -97,11 +112,15 @@ class _Loop:
     rows, journal and weights come out as if nothing had happened.
     """
 
-    def __init__(self, session: Session, store: RunStore, progress: Progress, *, lent: bool) -> None:
+    def __init__(
+        self, session: Session, store: RunStore, progress: Progress, *, lent: bool, until: int | None, enough: Enough
+    ) -> None:
         self.session = session
         self.store = store
         self.progress = progress
         self.lent = lent
+        self.until = len(session.stream) if until is None else until
+        self.enough = enough
         self.rows: dict[str, list[Row]] = {probe.name: [] for probe in session.probes}
 
     def go(self) -> None:
@@ -143,13 +162,18 @@ class _Loop:
         self.edited = [facts[e.id] for e in journal.entries if e.applied and e.step <= start]
         self.progress.begin(start, len(session.stream))
         if first:
-            self._probe(0, (), final=False)
+            found = self._probe(0, (), final=False)
+            if self.enough(found):
+                self.until = 0
             self.progress.measured(self.rows)
             for remark in guessed((row.metric, row.value) for rows in self.rows.values() for row in rows):
                 self.progress.tell(f"warning: {remark}")
             self._checkpoint(0, finished=False)
         before = start
         for step, batch in session.stream.batches(start):
+            if before >= self.until:
+                self.progress.tell(f"paused at edit {before} of {len(session.stream)}")
+                break
             began = time.perf_counter()
             entries = self.trajectory.replay() or self.trajectory.advance(batch)
             if entries[0].applied:
@@ -157,9 +181,10 @@ class _Loop:
             disabling = ("disabling", "nonfinite", "rolled-back") if watch else ("disabling", "nonfinite")
             stop = entries[0].status in disabling and guard.policy == "stop"
             final = stop or step == len(session.stream)
-            self._probe(step, batch, final=final, before=before)
+            if self.enough(self._probe(step, batch, final=final, before=before)):
+                self.until = step
             self.progress.edited(entries, self.rows, time.perf_counter() - began)
-            if final or step // self._every > before // self._every:
+            if final or step >= self.until or step // self._every > before // self._every:
                 self._checkpoint(step, finished=final)
             before = step
             if stop:
@@ -171,10 +196,13 @@ class _Loop:
     def _every(self) -> int:
         return self.session.recipe.run.checkpoint_every
 
-    def _probe(self, step: int, batch: Sequence[Fact], *, final: bool, before: int = 0) -> None:
+    def _probe(self, step: int, batch: Sequence[Fact], *, final: bool, before: int = 0) -> list[Row]:
+        found = []
         due = [probe for probe in self.session.probes if final or is_due(probe, step, before)]
         for probe, rows in measured(self.session, self.trajectory, self.lower, due, batch, self.edited, final=final):
             self.rows[probe.name].extend(rows)
+            found += rows
+        return found
 
     def _checkpoint(self, step: int, *, finished: bool) -> None:
         """Write the rows, then the checkpoint that says they are complete."""

@@ -277,5 +277,10 @@ class RunStore:
             raise RunError(f"a checkpoint of {self.path} is damaged ({e}). Remove its newest folder.") from e
         return bool(state["finished"])
 
+    def reached(self) -> int:
+        """Return how many edits the newest checkpoint holds; 0 without one."""
+        folders = self._checkpoints()
+        return int(folders[-1].name.removeprefix("step-")) if folders else 0
+
     def _checkpoints(self) -> list[Path]:
         return sorted((self.path / "checkpoints").glob("step-*"))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from errata.analysis.intervals import bootstrap_nested, over_runs, paired_difference, wilson
 from errata.report.words import bounded
 
-__all__ = ["Estimate", "counted", "mean_of_bounded", "paired", "pooled"]
+__all__ = ["Estimate", "counted", "mean_of_bounded", "paired", "pooled", "signed", "unpaired"]
 
 Array = NDArray[np.float64]
 
@@ -26,6 +26,11 @@ class Estimate(NamedTuple):
         """The share in per cent, with its interval."""
         return bounded(*self)
 
+    @property
+    def points(self) -> str:
+        """A difference in percentage points, with its interval."""
+        return bounded(*self).replace(" %", " points", 1)
+
 
 def pooled(groups: Sequence[Array], rng: np.random.Generator) -> Estimate:
     """Average units over runs, each run with the same weight; the interval is `over_runs`.
@@ -40,6 +45,36 @@ def pooled(groups: Sequence[Array], rng: np.random.Generator) -> Estimate:
         return Estimate(np.nan, np.nan, np.nan)
     value = float(np.mean([g.mean() for g in known]))
     return Estimate(value, *over_runs(known, rng))
+
+
+def signed(groups: Sequence[Array], rng: np.random.Generator) -> Estimate:
+    """Average figures between −1 and 1 over runs, bounded as shares are.
+
+    Args:
+        groups: the units' values of each run.
+        rng: draws the resamples.
+    """
+    value, low, high = pooled([(np.asarray(g) + 1) / 2 for g in groups], rng)
+    return Estimate(2 * value - 1, 2 * low - 1, 2 * high - 1)
+
+
+def unpaired(pairs: Sequence[tuple[Array, Array]], rng: np.random.Generator, samples: int = 1000) -> Estimate:
+    """Average over runs the difference of the means of two groups of each; the bootstrap's over runs and units.
+
+    Args:
+        pairs: the units' values of both groups of each run; runs that lack one are left out.
+        rng: draws the resamples.
+        samples: how many.
+    """
+    known = [(a, b) for a, b in pairs if len(a) and len(b)]
+    if not known:
+        return Estimate(np.nan, np.nan, np.nan)
+    drawn = []
+    for _ in range(samples):
+        chosen = [known[i] for i in rng.integers(0, len(known), len(known))]
+        drawn.append(np.mean([rng.choice(a, len(a)).mean() - rng.choice(b, len(b)).mean() for a, b in chosen]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Estimate(float(np.mean([a.mean() - b.mean() for a, b in known])), float(low), float(high))
 
 
 def counted(hits: int, n: int) -> Estimate:

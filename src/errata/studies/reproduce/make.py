@@ -12,52 +12,53 @@ from pathlib import Path
 import torch
 
 from errata.errors import ErrataError, RunError
+from errata.files import write_aside
 from errata.models import outline
 from errata.studies.agreement import check_agreement
 from errata.studies.engine import Job, begun, run_all, threads_each
 from errata.studies.recipe import Recipe
-from errata.studies.reproduce.claims import Claim
 from errata.studies.reproduce.results import Results
-from errata.studies.reproduce.work import Training, Work, matching
+from errata.studies.reproduce.work import Training, Work
 from errata.studies.screen import ScreenStore, screen
 from errata.studies.store import RunStore
 from errata.training.job import load_job
 
-__all__ = ["finished", "make"]
+__all__ = ["finished", "make", "screened", "train"]
 
 
 def make(
     work: Work,
-    claims: Sequence[Claim],
     out: Path,
     *,
     processes: int = 1,
+    until: int | None = None,
     tell: Callable[[str], None] = lambda message: None,
 ) -> Results:
-    """Make everything that some claims need, and return what there is.
+    """Make everything that is listed, and return what there is.
 
     Called again it goes on where it was: finished runs are kept, begun ones resumed. A run that fails stops no other,
     and the claims that need it say that it is missing; so does a screen, or one of other settings.
 
     Args:
-        work: the runs, trainings and screens of the reproduction.
-        claims: whose needs are met.
-        out: the reproduction's directory.
+        work: runs, trainings and screens; `needed` narrows them to what some claims need.
+        out: the directory below which they lie.
         processes: how many runs at a time.
+        until: pause every run once so many edits are made; all of them when None.
         tell: hears what happens, a line each.
 
     Raises:
         RunError: when a training fails; no run that needs it is begun.
     """
-    runs = {name: work.runs[name] for name in matching(work.runs, claims)}
-    screens = {name: work.screens[name] for name in matching(work.screens, claims)}
+    runs, screens = work.runs, work.screens
+    for name, content in work.files.items():
+        write_aside(out / name, content.encode())
     places = {name: out / "runs" / name for name in runs} | {name: out / "screens" / name for name in screens}
     missing = [recipe for name, recipe in runs.items() if not finished(places[name])]
     undone = {name: recipe for name, recipe in screens.items() if not screened(places[name], recipe)}
     needed = {c for recipe in (*missing, *undone.values()) if (c := recipe.method.settings.get("checkpoint"))}
     trainings = {n: t for n, t in work.trainings.items() if str(out / "trained" / n) in needed}
-    _train(trainings, out, processes, tell)
-    outcomes = run_all([Job(r, places[name]) for name, r in runs.items()], processes=processes, tell=tell)
+    train(trainings, out, processes, tell)
+    outcomes = run_all([Job(r, places[name], until) for name, r in runs.items()], processes=processes, tell=tell)
     _screen([(recipe, places[name]) for name, recipe in undone.items()], processes, tell)
     done = {n: places[n] for n, outcome in zip(runs, outcomes, strict=True) if outcome.status != "failed"}
     there = {name: places[name] for name, recipe in screens.items() if screened(places[name], recipe)}
@@ -118,7 +119,18 @@ def _begun_alike(training: Training, place: Path) -> bool:
     return True
 
 
-def _train(trainings: Mapping[str, Training], out: Path, processes: int, tell: Callable[[str], None]) -> None:
+def train(trainings: Mapping[str, Training], out: Path, processes: int, tell: Callable[[str], None]) -> None:
+    """Make trainings as `errata train` does; those that are done or begun are resumed.
+
+    Args:
+        trainings: by the name of the directory below `trained/`.
+        out: the directory below which they lie.
+        processes: how many at a time.
+        tell: hears what happens, a line each.
+
+    Raises:
+        RunError: when one fails.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads_each(processes)), "OMP_WAIT_POLICY": "PASSIVE"}
 
     def one(name: str) -> str:

@@ -1,7 +1,7 @@
 """What a reproduction has to make before it can say anything: trainings, runs, and screens of single edits."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,19 @@ class Work:
         runs: recipe of each run.
         trainings: `trained/NAME`, which recipes name as their `method.checkpoint`.
         screens: recipe of each screen: every fact as the first edit of the clean model.
+        files: content of the files that recipes name, by their place below the directory.
     """
 
     runs: Mapping[str, Recipe]
     trainings: Mapping[str, Training] = field(default_factory=dict)
     screens: Mapping[str, Recipe] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def needed(self, claims: Sequence[Claim]) -> "Work":
+        """Return the part that some claims need."""
+        runs = {name: self.runs[name] for name in matching(self.runs, claims)}
+        screens = {name: self.screens[name] for name in matching(self.screens, claims)}
+        return replace(self, runs=runs, screens=screens)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,178 @@
+"""Which editor goes furthest before unrelated facts drop by 5 %?"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from errata.analysis.age import age_matrix
+from errata.analysis.falls import Reach, fall_step, reach
+from errata.analysis.frames import RunFrames
+from errata.editors.registry import editors
+from errata.report.question_charts import Axis, ranges
+from errata.report.words import number
+from errata.studies.questions.making import Fall, make_until
+from errata.studies.questions.question import Answer, Question, Table
+from errata.studies.questions.recipes import recipe
+from errata.studies.questions.shares import final
+from errata.studies.questions.streams import long, orders_of, section
+from errata.studies.recipe import Recipe
+from errata.studies.reproduce.estimates import pooled
+from errata.studies.reproduce.results import Results
+from errata.studies.reproduce.work import Size, Training, Work
+
+__all__ = ["OUT", "QUESTION"]
+
+FALL = Fall("unrelated.exact", 0.05)
+EVERY = 20
+"""Edits between re-tests."""
+OUT = {
+    "mello": "answers by a dialogue that does not fit the lab's 256 positions",
+    "ike": "reads demonstrations in the prompt, which the lab models were not trained to follow",
+    "scr": "reads the fact in the prompt, which the lab models were not trained to follow",
+}
+"""Methods that are left out, and why."""
+_EMPTY = 1000
+"""Bytes of a file that holds no tensor, at most."""
+_SKIP = 360
+"""Facts of the first draw that the trained methods' networks are not trained on: its first three rounds."""
+
+
+def work(size: Size, out: Path) -> Work:
+    """List the runs: every method over several draws of all facts but the kept people's."""
+    probes = [
+        {"name": "proficiency", "at_start": False, "at_end": False},
+        {"name": "unrelated", "every": EVERY, "n": 160},
+        {"name": "forgetting", "every": EVERY},
+    ]
+    methods = {name: cls for name, cls in editors().items() if name not in OUT}
+    trained = [name for name, cls in methods.items() if "checkpoint" in cls.Settings.model_fields]
+    runs: dict[str, Recipe] = {}
+    for k in range(size.samples):
+        edits = section("long", k, len(long(size.model, k)), out)
+        for name in methods:
+            method = {"name": name} | ({"checkpoint": str(out / "trained" / name)} if name in trained else {})
+            runs[f"furthest/{name}/{k}"] = recipe(size.model, method, edits, probes, f"{name}-{k}", k, 100)
+    trainings = {name: Training(name, size.model, skip=_SKIP) for name in trained}
+    return Work(runs, trainings, files=orders_of({"long": long}, size))
+
+
+def about(size: Size) -> str:
+    """Say what is run."""
+    left_out = "; ".join(f"{name}, which {why}" for name, why in OUT.items())
+    return (
+        f"Every method with the lab's settings, one fact at a time, over {size.samples} draws of facts, each in an "
+        "order of its own: 100 people once, then the same people with another relation, and so on. A run ends when, at "
+        f"a re-test after every {EVERY}th edit, at least {FALL.share:.0%} of 160 facts about 20 people whom no run "
+        f"edits are no longer right, or after {size.edits} edits. Left out: {left_out}. MEND, KE and SERAC were "
+        f"trained on the facts of the first draw but its first {_SKIP}; what the runs edit overlaps with them, which "
+        "can only help."
+    )
+
+
+def answer(results: Results) -> Answer:
+    """Rank the methods by the median of the step at which they fall."""
+    times = {name: fall_step(results.run(name), FALL.metric, FALL.share) for name in results.names("furthest/*")}
+    # What falls where not every run has been is not seen to fall: all are compared over the same number of edits.
+    horizon = min((step for step, fell in times.values() if not fell), default=math.inf)
+    found = {}
+    for method in dict.fromkeys(name.split("/")[1] for name in times):
+        names = [name for name in times if name.split("/")[1] == method]
+        seen = [
+            (step, fell) if step <= horizon else (int(horizon), False) for step, fell in (times[name] for name in names)
+        ]
+        found[method] = ([results.run(name) for name in names], reach(seen, results.rng()))
+    place = dict(zip(found, _places([far for _, far in found.values()]), strict=True))
+    ranked = sorted(sorted(found, key=lambda m: _rank(found[m][1]), reverse=True), key=lambda m: place[m])
+    rows, values, points = [], [], []
+    for method in ranked:
+        runs, far = found[method]
+        made = final(runs, "efficacy.exact@now", results.rng()).estimate
+        kept = pooled([_kept(run) for run in runs], results.rng())
+        seconds = float(np.median([v for run in runs for v in run.journal["seconds"].drop_nulls()]))
+        each = ", ".join(f"{step}" if fell else f"> {step}" for step, fell in zip(far.steps, far.fell, strict=True))
+        beside = max((_beside(run.path) for run in runs), default=math.nan)
+        row = [
+            str(place[method]),
+            method,
+            _text(far),
+            each,
+            made.text,
+            kept.text,
+            number(seconds, 2),
+            _megabytes(beside),
+        ]
+        rows.append(row)
+        figures = {"median": far.median, "low": far.low, "high": far.high, "steps": list(far.steps)}
+        figures |= {"fell": list(far.fell), "made": list(made), "kept": list(kept)}
+        figures |= {"seconds": seconds, "beside_bytes": beside}
+        values.append({"place": place[method], "method": method, **figures})
+        most = max(far.steps)
+        bounds = {"low": min(far.low, most), "high": min(far.high, most)}
+        series = "the median run falls" if math.isfinite(far.median) else "it does not, as far as it was run"
+        points.append({"group": method, "series": series, "value": min(far.median, most), **bounds})
+    columns = ["place", "method", "edits to the fall", "each draw", "exact when made", "kept at the last re-test"]
+    columns += ["s/edit", "MB beside the weights"]
+    note = (
+        "Edits to the fall: the median over draws of the re-test at which the fall is first seen, with the "
+        "bootstrap's 95 % interval over draws; it lies up to one interval between re-tests earlier. A method's place "
+        "is one more than the number of methods whose interval lies wholly above its own: methods of one place are "
+        "ties. MB beside the weights: what a method itself keeps (keys, codebooks, networks) at its last checkpoint; "
+        "every process holds Python, torch and the model besides, some 650 MB."
+    )
+    caption = "Edits until unrelated facts have dropped by 5 %: median and interval over draws"
+    drawn = ranges(pl.DataFrame(points), Axis("edits", zero=True))
+    metrics = (FALL.metric, "efficacy.exact@now", "efficacy.exact@retest")
+    return Answer([Table(columns, rows, values, note)], drawn, caption, metrics)
+
+
+def _rank(far: Reach) -> tuple[float, float, float]:
+    """Order by the median; where it is infinite, by how many runs never fell and by how far they went."""
+    return far.median, 1 - float(np.mean(far.fell)), float(np.mean(far.steps))
+
+
+def _places(found: Sequence[Reach]) -> list[int]:
+    """Give every method its place: one more than the number of those whose interval lies wholly above its own."""
+    return [1 + sum(other.low > far.high for other in found) for far in found]
+
+
+def _text(far: Reach) -> str:
+    def say(step: float) -> str:
+        return f"over {max(far.steps)}" if math.isinf(step) else f"{step:.0f}"
+
+    if math.isinf(far.low):
+        return say(far.median)
+    return f"{say(far.median)} ({say(far.low)}–{say(far.high)})" if far.low != far.high else say(far.median)
+
+
+def _kept(run: RunFrames) -> NDArray[np.float64]:
+    matrix = age_matrix(run)
+    if not len(matrix):
+        return np.zeros(0)
+    tested = run.metric("efficacy.exact@retest")["step"].max()
+    return matrix.filter(pl.col("step") == tested)["kept"].to_numpy()
+
+
+def _beside(run: Path) -> float:
+    """Return the bytes of what the method keeps beside the weights, at the newest checkpoint."""
+    folders = sorted((run / "checkpoints").glob("step-*"))
+    return float(sum(f.stat().st_size for f in folders[-1].glob("editor*"))) if folders else math.nan
+
+
+def _megabytes(size: float) -> str:
+    return "none" if size < _EMPTY else number(size / 1e6, 2)
+
+
+QUESTION = Question(
+    name="furthest",
+    title="Which editor goes furthest before unrelated facts drop by 5 %?",
+    work=work,
+    about=about,
+    answer=answer,
+    make=partial(make_until, FALL),
+    grows=True,
+)
