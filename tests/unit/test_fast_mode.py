@@ -46,6 +46,13 @@ def precisions(model: EditableModel, path: str) -> Iterator[list[tuple[torch.dty
     handle.remove()
 
 
+@pytest.fixture
+def multiplying(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the processor count as one with instructions for bfloat16, whatever it has."""
+    monkeypatch.setattr("errata.models.replay.multiplies_bfloat16", lambda device: True)
+
+
+@pytest.mark.usefixtures("multiplying")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_values_of_bfloat16_matrices_are_near_those_of_the_models_own(family: str) -> None:
     model = tiny_model(family)
@@ -66,6 +73,7 @@ def test_values_of_bfloat16_matrices_are_near_those_of_the_models_own(family: st
         assert torch.equal(tensor, before[name])
 
 
+@pytest.mark.usefixtures("multiplying")
 def test_only_matrices_above_the_layer_are_read_in_bfloat16() -> None:
     model = tiny_model("gpt2")
     half = SETTINGS.model_copy(update={"matrices": "bfloat16", "steps": 2})
@@ -84,6 +92,18 @@ def test_only_matrices_above_the_layer_are_read_in_bfloat16() -> None:
     assert set(normed) == set(read) == {whole}
 
 
+def test_a_processor_without_such_products_reads_matrices_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("errata.models.replay.multiplies_bfloat16", lambda device: False)
+    exact, half = (
+        optimise_values(
+            tiny_model("gpt2"), FACTS, LAYER, "block", TEMPLATES, SETTINGS.model_copy(update={"matrices": matrices})
+        )
+        for matrices in ("model", "bfloat16")
+    )
+    assert all(torch.equal(a.vector, b.vector) for a, b in zip(exact, half, strict=True))
+
+
+@pytest.mark.usefixtures("multiplying")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_models_of_other_precisions_are_read_as_they_are(dtype: torch.dtype) -> None:
     model = tiny_model("llama", dtype)

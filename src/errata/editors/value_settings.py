@@ -50,7 +50,8 @@ class ValueSettings(EditorSettings):
     matrices: Literal["model", "bfloat16"] = "model"
     """Precision in which the matrices of the blocks above the edited layer are read at every step. "bfloat16": of a
     float32 model they are copied for as long as the optimisation lasts; the residual stream, norms, logits and δ stay
-    in float32. Models of other precisions are read as they are."""
+    in float32. Models of other precisions are read as they are, and so is every model on a device without instructions
+    for such products."""
 
     def hurried(self) -> "ValueSettings":
         """Return these settings as the fast mode has them.

@@ -14,7 +14,7 @@ from errata.errors import ModelError
 from errata.models.editable import EditableModel
 from errata.models.hooks import cache_to, capture, hidden_of
 
-__all__ = ["UpperLayers", "shift"]
+__all__ = ["UpperLayers", "multiplies_bfloat16", "shift"]
 
 
 def shift(norm: nn.Module | None, written: Float[Tensor, "n d"], delta: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -46,8 +46,9 @@ class UpperLayers:
         watch: module paths at or below the block whose outputs are kept as well, in `outputs`.
         rerun: hold what enters the block instead, and run it too: for changes inside it.
         lengths: how many tokens of each prompt the others may see; those after it are padding.
-        bfloat16: read the matrices of the blocks that `logits` runs in bfloat16, where the model is in float32. Between
-            them the residual stream stays in float32, and so do norms and logits.
+        bfloat16: read the matrices of the blocks that `logits` runs in bfloat16, where the model is in float32 and its
+            device multiplies in bfloat16. Between them the residual stream stays in float32, and so do norms and
+            logits.
 
     Raises:
         ModelError: when attention is computed by a kernel that takes no mask of tokens against tokens.
@@ -73,8 +74,9 @@ class UpperLayers:
             )
         self._first = layer if rerun else layer + 1
         self._blocks = [model.block(i) for i in range(self._first, model.n_layers)]
-        self._matrices = [_halved(block) if bfloat16 else {} for block in self._blocks]
         self._device = model.device.type
+        halved = bfloat16 and multiplies_bfloat16(self._device)
+        self._matrices = [_halved(block) if halved else {} for block in self._blocks]
         self._read = model.logits
         # What is changed inside the last block must find all of its tokens.
         top = self._blocks[-1] if self._blocks and not (rerun and layer == model.n_layers - 1) else None
@@ -167,6 +169,16 @@ class UpperLayers:
             if self._top_mlp is not None:
                 stack.enter_context(_only(self._top_mlp, places))
             yield
+
+
+def multiplies_bfloat16(device: str) -> bool:
+    """Return whether a kind of device has instructions for products in bfloat16.
+
+    A processor without them computes such products one element at a time, ten to thirty times slower than in float32.
+    """
+    if device == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return device != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _halved(block: nn.Module) -> dict[str, Tensor]:
