@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -117,14 +118,14 @@ def test_models_of_other_precisions_are_read_as_they_are(dtype: torch.dtype) -> 
 def test_the_fast_mode_stops_methods_that_have_no_stop_of_their_own() -> None:
     hurried = ValueSettings().hurried()
     assert (hurried.stop, hurried.stop_contexts, hurried.steps_after) == ("most-probable", "all", 6)
-    assert hurried.matrices == "bfloat16"
+    assert (hurried.settled, hurried.matrices) == (0.02, "bfloat16")
 
 
 @pytest.mark.parametrize("method", ["encore", "pmet"])
 def test_methods_with_a_stop_of_their_own_keep_it(method: str) -> None:
     own = resolve_settings(method, tiny_model("gpt2")).value
     assert own.stop != "loss"
-    assert own.hurried() == own.model_copy(update={"matrices": "bfloat16"})
+    assert own.hurried() == own.model_copy(update={"settled": 0.02, "matrices": "bfloat16"})
 
 
 @pytest.mark.parametrize("method", ["rome", "memit", "alphaedit", "pmet"])
@@ -162,3 +163,30 @@ def test_the_fast_mode_takes_six_steps_once_the_object_is_the_most_probable_and_
     )
     assert exact == 40
     assert first + 6 == fast < 40
+
+
+def test_a_settled_loss_ends_the_optimisation_where_the_bound_holds_it_and_nowhere_else() -> None:
+    model = tiny_model("gpt2")
+    long = {"lr": 0.5, "steps": 60, "weight_decay": 0.0, "loss_stop": 0.0}
+
+    def ended(fact: Fact, bound: float, settled: float) -> tuple[float, ...]:
+        settings = ValueSettings(clamp_norm_factor=bound, settled=settled, **long)
+        return optimise_values(model, [fact], LAYER, "block", TEMPLATES, settings)[0].losses
+
+    for fact in FACTS:
+        whole, short = ended(fact, 0.5, 0.0), ended(fact, 0.5, 0.02)
+        assert len(whole) == 60
+        assert len(short) < 60
+        assert short == whole[: len(short)]
+        # What it ends on: two steps in a row that brought less than a fiftieth of all; not earlier.
+        brought = [a - b < 0.02 * (whole[0] - b) for a, b in pairwise(short)]
+        assert brought[-2:] == [True, True]
+        assert len(ended(fact, 1e6, 0.02)) == 60  # free of its bound, δ goes on
+
+
+def test_facts_of_a_batch_settle_each_by_itself() -> None:
+    model = tiny_model("gpt2")
+    settings = ValueSettings(lr=0.5, steps=40, clamp_norm_factor=0.5, settled=0.02, loss_stop=0.0)
+    together = optimise_values(model, FACTS, LAYER, "block", TEMPLATES, settings)
+    alone = [optimise_values(model, [fact], LAYER, "block", TEMPLATES, settings)[0] for fact in FACTS]
+    assert [len(value.losses) for value in together] == [len(value.losses) for value in alone]

@@ -42,8 +42,9 @@ class ClosedFormSettings(EditorSettings):
     fast: bool = False
     """The fast mode: v* is optimised under the bare prompt and two prefixes alone, until the object is the most
     probable under all three (ENCORE's finding, 2502.01636) and six steps more where the method has no stop of its own,
-    with matrices read in bfloat16. Keys are averaged over all prefixes still. In no published code; what it gains and
-    costs is measured in docs/performance.md."""
+    or until the loss has settled with δ at its bound; matrices are read in bfloat16 where the device multiplies in it.
+    Keys are averaged over all prefixes still. In no published code; what it gains and costs is measured in
+    docs/performance.md."""
     regularise: tuple[AnySettings, ...] = ()
     """What is laid over the method, in this order: `{name: rect, keep: 0.4}`, say. None in the published methods."""
 

@@ -13,6 +13,7 @@ from errata.editors.value_settings import ValueSettings
 __all__ = ["TargetValue", "minimise"]
 
 _EASED = 0.1  # the weight of -log P(o*) once it is the most probable (xpq-tech/PMET)
+_SLOW_STEPS = 2  # in a row
 _LOOK_EVERY = 5  # steps that go by on an accelerator before the host waits for it
 
 
@@ -66,7 +67,8 @@ def minimise(
     losses = torch.full((settings.steps, n), float("nan"), dtype=precision, device=device)
     probability = torch.full((n,), float("nan"), dtype=precision, device=device)
     moving = torch.ones(n, dtype=torch.bool, device=device)
-    evaluations, reached = torch.zeros(2, n, dtype=torch.long, device=device)
+    evaluations, reached, slow = torch.zeros(3, n, dtype=torch.long, device=device)
+    bounded = torch.zeros(n, dtype=torch.bool, device=device)  # whether every δ of a fact lies at its bound
     weight = torch.ones(n, dtype=precision, device=device)
     running = list(range(n))  # the facts that the portion still holds
     chosen = torch.arange(n, device=device)
@@ -94,6 +96,10 @@ def minimise(
             stops = loss < settings.loss_stop
             if settings.stop == "most-probable":
                 stops |= reached[chosen] > settings.steps_after
+            if settings.settled and step:
+                fell = losses[step - 1, chosen] - loss < settings.settled * (losses[0, chosen] - loss)
+                slow[chosen] = torch.where(fell & bounded[chosen], slow[chosen] + 1, 0)
+                stops |= slow[chosen] >= _SLOW_STEPS
             if settings.stop == "kl":
                 stops |= foremost & (settings.kl_factor * kl <= settings.kl_stop)
                 weight[chosen] = torch.where(foremost, _EASED, 1.0).to(precision)
@@ -110,9 +116,11 @@ def minimise(
         before = [delta.detach().clone() for delta in deltas]
         adam.step()
         with torch.no_grad():
+            bounded.fill_(True)
             for delta, old, length in zip(deltas, before, lengths, strict=True):
                 bound = (settings.clamp_norm_factor * length / delta.norm(dim=1)).clamp(max=1.0)
                 delta.copy_(torch.where(moving[:, None], delta * bound[:, None], old))
+                bounded &= bound < 1
         if len(left) < len(running):
             kept = [running.index(fact) for fact in left]
             portion.keep(kept)

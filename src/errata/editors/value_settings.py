@@ -11,6 +11,7 @@ __all__ = ["FAST_PREFIXES", "ValueSettings"]
 FAST_PREFIXES = 2
 """Under how many prefixes, beside the bare prompt, the fast mode optimises values."""
 _FAST_STEPS_AFTER = 6  # a value that only just suffices answers fewer paraphrases (docs/performance.md)
+_FAST_SETTLED = 0.02  # on random weights the fifth of twenty steps is the last to bring more
 
 
 class ValueSettings(EditorSettings):
@@ -47,6 +48,10 @@ class ValueSettings(EditorSettings):
     kl_stop: float = Field(default=0.01, ge=0)
     """With "kl": the bound of kl_factor·KL (xpq-tech/PMET)."""
 
+    settled: float = Field(default=0.0, ge=0, lt=1)
+    """Stop as well once the loss has settled: two steps in a row, with δ at its bound, have lowered it by less than
+    this share of all that it has fallen. 0: never, as published."""
+
     matrices: Literal["model", "bfloat16"] = "model"
     """Precision in which the matrices of the blocks above the edited layer are read at every step. "bfloat16": of a
     float32 model they are copied for as long as the optimisation lasts; the residual stream, norms, logits and δ stay
@@ -57,6 +62,8 @@ class ValueSettings(EditorSettings):
         """Return these settings as the fast mode has them.
 
         The object being the most probable ends the optimisation soon after; a method with a stop of its own keeps it.
+        So does a loss that has settled with δ at its bound.
         """
         soon = {"stop": "most-probable", "steps_after": _FAST_STEPS_AFTER} if self.stop == "loss" else {}
-        return self.model_copy(update={**soon, "matrices": "bfloat16"})
+        settled = max(self.settled, _FAST_SETTLED)
+        return self.model_copy(update={**soon, "settled": settled, "matrices": "bfloat16"})
