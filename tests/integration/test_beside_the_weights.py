@@ -141,7 +141,8 @@ def test_perplexity_scores_the_same_tokens_behind_whatever_preface(root) -> None
 def test_edit_undoes_and_closes(name) -> None:
     model = tiny_model("gpt2")
     before = score(model, [(f.text, f.target_new) for f in FACTS])
-    result = errata.edit(model, FACTS[:2], name, **METHODS[name])
+    # Unguarded: a random model learns nothing from a prompt, and what teaches nothing is refused.
+    result = errata.edit(model, FACTS[:2], name, guard=False, **METHODS[name])
     assert [e.status for e in result.entries] == ["applied", "applied"]
     edited = score(model, [(f.text, f.target_new) for f in FACTS])
     assert edited[:2] != before[:2]
