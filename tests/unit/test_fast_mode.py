@@ -118,14 +118,14 @@ def test_models_of_other_precisions_are_read_as_they_are(dtype: torch.dtype) -> 
 def test_the_fast_mode_stops_methods_that_have_no_stop_of_their_own() -> None:
     hurried = ValueSettings().hurried()
     assert (hurried.stop, hurried.stop_contexts, hurried.steps_after) == ("most-probable", "all", 6)
-    assert (hurried.settled, hurried.matrices) == (0.02, "bfloat16")
+    assert (hurried.settled, hurried.matrices) == (0.05, "bfloat16")
 
 
 @pytest.mark.parametrize("method", ["encore", "pmet"])
 def test_methods_with_a_stop_of_their_own_keep_it(method: str) -> None:
     own = resolve_settings(method, tiny_model("gpt2")).value
     assert own.stop != "loss"
-    assert own.hurried() == own.model_copy(update={"settled": 0.02, "matrices": "bfloat16"})
+    assert own.hurried() == own.model_copy(update={"settled": 0.05, "matrices": "bfloat16"})
 
 
 @pytest.mark.parametrize("method", ["rome", "memit", "alphaedit", "pmet"])

@@ -119,8 +119,12 @@ def test_the_fast_modes_copies_are_planned() -> None:
     model = tiny_model("gpt2")
     copied = sum(2 * p.numel() for layer in (2, 3) for p in model.block(layer).parameters() if p.ndim == 2)
     assert items[torch.float32, True].what.endswith("and their matrices in bfloat16")
-    assert copied < items[torch.float32, True].bytes < copied + items[torch.float32, False].bytes
+    assert copied < items[torch.float32, True].bytes < items[torch.float32, False].bytes
     assert not items[torch.bfloat16, True].what.endswith("in bfloat16")
+    packed = sum(2 * 4 * p.numel() for layer in (2, 3) for p in model.block(layer).parameters() if p.ndim == 2)
+    assert items[torch.float32, False].what.endswith("in oneDNN's layouts")
+    assert items[torch.float32, False].bytes > packed
+    assert not items[torch.bfloat16, False].what.endswith("layouts")
 
 
 def test_lyaplock_remembers_nothing_before_its_first_batch(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ __all__ = ["FAST_PREFIXES", "ValueSettings"]
 FAST_PREFIXES = 2
 """Under how many prefixes, beside the bare prompt, the fast mode optimises values."""
 _FAST_STEPS_AFTER = 6  # a value that only just suffices answers fewer paraphrases (docs/performance.md)
-_FAST_SETTLED = 0.02  # on random weights the fifth of twenty steps is the last to bring more
+_FAST_SETTLED = 0.05  # on random weights the third of twenty steps is the last to bring more
 
 
 class ValueSettings(EditorSettings):

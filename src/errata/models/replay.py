@@ -13,6 +13,7 @@ from transformers import Cache, DynamicCache
 from errata.errors import ModelError
 from errata.models.editable import EditableModel
 from errata.models.hooks import cache_to, capture, hidden_of
+from errata.models.kernels import kernels_for, running
 
 __all__ = ["UpperLayers", "multiplies_bfloat16", "shift"]
 
@@ -82,6 +83,7 @@ class UpperLayers:
         top = self._blocks[-1] if self._blocks and not (rerun and layer == model.n_layers - 1) else None
         self._top_mlp = None if top is None else top.get_submodule(model.family.mlp)
         self._lines = _Lines(rows, starts, list(range(len(rows))) if lines is None else lines, model.device)
+        self._kernels = kernels_for(self._blocks, None if bfloat16 else self._lines.tokens)
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         paths = {model.block_path(layer), *watch}
         with torch.no_grad():
@@ -110,7 +112,8 @@ class UpperLayers:
 
         handles = [block.register_forward_pre_hook(record, with_kwargs=True) for block in self._blocks]
         try:
-            with capture(model.model, sorted({*paths, model.block_path(model.n_layers - 1)})) as self._seen:
+            watched = sorted({*paths, model.block_path(model.n_layers - 1)})
+            with running(self._kernels), capture(model.model, watched) as self._seen:
                 model.model(
                     input_ids=tokens.input_ids,
                     attention_mask=(columns < seen[:, None]).to(tokens.attention_mask.dtype),
@@ -164,6 +167,7 @@ class UpperLayers:
     def _reading(self, places: tuple[Tensor, Tensor]) -> Iterator[None]:
         """Let blocks read matrices in the precision asked for, the last one's feed-forward at places alone."""
         with ExitStack() as stack:
+            stack.enter_context(running(self._kernels))
             if any(self._matrices):
                 stack.enter_context(torch.autocast(self._device, torch.bfloat16))
             if self._top_mlp is not None:
@@ -205,6 +209,11 @@ class _Lines:
         self._prompt, self._position, real = _table(tails, [tail[0] for tail in tails], device)
         self._head_prompt, self._head_position, head_real = _table(heads, [(0, 0)] * len(heads), device)
         self._real = torch.cat([head_real, real], dim=1)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens all lines have together, filling included."""
+        return self._prompt.numel()
 
     def at(self, prompts: Sequence[int], positions: Sequence[int]) -> tuple[Tensor, Tensor]:
         device = self._prompt.device

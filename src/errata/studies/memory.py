@@ -15,6 +15,7 @@ from errata.editors.methods.memit_history import MEMITHistory
 from errata.editors.value_settings import FAST_PREFIXES
 from errata.editors.values import bytes_a_token, tokens_together
 from errata.models import EditableModel
+from errata.models.kernels import packed_bytes
 from errata.probes.scoring import LOGITS, token_budget
 from errata.studies.unchanged import KEPT_SHARE
 
@@ -131,8 +132,10 @@ def _optimising(
     logits = tokens // _TOKENS * 3 * 4 * _vocabulary(model)
     above = model.n_layers - 1 - layer
     items = [(f"activations of {above} blocks while v* is optimised", tokens * bytes_a_token(model, layer) + logits)]
+    blocks = [model.block(i) for i in range(layer + 1, model.n_layers)]
+    if not s.fast and device == "cpu" and (packed := packed_bytes(blocks)):
+        items = [(f"{items[0][0]}, and their matrices in oneDNN's layouts", items[0][1] + packed)]
     if s.fast and model.dtype == torch.float32:
-        blocks = [model.block(i) for i in range(layer + 1, model.n_layers)]
         copied = sum(2 * p.numel() for block in blocks for p in block.parameters() if p.ndim == 2)
         items = [(f"{items[0][0]}, and their matrices in bfloat16", items[0][1] + copied)]
     return [MemoryItem(what, device, size, "a moment") for what, size in items]
