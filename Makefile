@@ -45,11 +45,15 @@ $(READY): pyproject.toml $(LOCK)
 	touch $@
 
 # Resolved from nothing, as for a fresh environment: torch's release, every extra, and what builds the package.
-lock: $(READY)
+# Without READY, which needs the lock that is to be made; written aside, so that a failure leaves the old one.
+lock:
 	mkdir -p build
-	$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report build/lock.json \
+	test -x build/lock/bin/python || $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet packaging
+	build/lock/bin/python -m pip install --dry-run --ignore-installed --quiet --report build/lock.json \
 		"torch==2.13.0" ".[dev,docs,track]" hatchling editables
-	$(BIN)/python scripts/lock.py write build/lock.json > requirements/ci.txt
+	build/lock/bin/python scripts/lock.py write build/lock.json > build/ci.txt
+	mv build/ci.txt requirements/ci.txt
 
 # Known vulnerabilities of the locked versions, from PyPI's and OSV's databases. Strict: where a database cannot be
 # reached, pip-audit would skip every package and report that it found nothing.

@@ -60,7 +60,7 @@ def strangers(pins: Mapping[str, Version], installed: Mapping[str, str]) -> list
     """Return in words which installed packages the lock does not have, or has in another version."""
     found = []
     for name, version in sorted(installed.items()):
-        if name in OURS:
+        if name in OURS or CUDA.match(name):
             continue
         if name not in pins:
             found.append(f"{name} {version} is installed and not in the lock")

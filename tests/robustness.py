@@ -9,7 +9,8 @@ With --results each trial is kept as it ends, and those that are there are not m
 
 Each trial runs in a process forked from this one, which has imported everything and computed nothing (torch's autograd
 does not survive a fork once it has been used). At the chosen call the process ends at once ("before", "after"), ends
-with the file cut short as after a power cut ("torn"), or is told that the disk is full or read-only.
+with half of what was not flushed lost as after a power cut ("torn"; the same as "before" where nothing was), or is
+told that the disk is full or read-only.
 Then the operation is called again, in a process of its own, and what is there is compared with what an undisturbed one
 leaves. Besides: kill -9 at random moments of the operation's time ("moment"); a second process that begins while the
 first stands still at a call ("held"), and must be refused; and every file of a finished run, damaged ("cut", "emptied",
@@ -18,6 +19,7 @@ first stands still at a call ("held"), and must be refused; and every file of a 
 
 import argparse
 import errno
+import hashlib
 import io
 import json
 import os
@@ -273,7 +275,7 @@ class Workshop:
 
 
 def _hash(weight: torch.Tensor) -> str:
-    return weight.contiguous().numpy().tobytes().hex()[:4096] + str(float(weight.double().sum()))
+    return hashlib.sha256(weight.contiguous().numpy().tobytes()).hexdigest()
 
 
 def trial(shop: Workshop, operation: str, call: int, kind: str, whole: Mapping[str, Any], seed: int = 0) -> Trial:

@@ -65,14 +65,20 @@ def test_what_is_not_in_the_lock_is_named() -> None:
     ]
 
 
+def test_what_a_cuda_build_of_torch_brings_is_no_stranger() -> None:
+    assert not strangers({"torch": Version("2.13.0")}, {"torch": "2.13.0", "nvidia-nccl-cu13": "2.28", "triton": "3.6"})
+
+
 @pytest.mark.parametrize(("environment", "locked"), [({}, True), ({"VIRTUAL_ENV": "/of/mine"}, False)])
 def test_an_environment_of_one_s_own_keeps_what_it_has(environment: dict[str, str], locked: bool) -> None:
     clean = {"PATH": "/usr/bin:/bin", **environment}
-    done = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, env=clean)
+    # An environment that is not there yet: nothing would be installed into one that is.
+    place = [] if environment else ["VENV=build/none"]
+    done = subprocess.run(["make", "-n", "test", *place], cwd=ROOT, capture_output=True, text=True, env=clean)
     assert done.returncode == 0, done.stderr
     installs = [line for line in done.stdout.splitlines() if "pip install" in line]
+    assert installs
     assert all(("--constraint requirements/ci.txt" in line) is locked for line in installs)
-    assert installs or not locked
     given = subprocess.run(
         ["make", "-n", "docs", "LOCK=requirements/ci.txt"], cwd=ROOT, capture_output=True, text=True, env=clean
     )

@@ -69,6 +69,7 @@ def minimise(
     moving = torch.ones(n, dtype=torch.bool, device=device)
     evaluations, reached, slow = torch.zeros(3, n, dtype=torch.long, device=device)
     bounded = torch.zeros(n, dtype=torch.bool, device=device)  # whether every δ of a fact lies at its bound
+    falls: tuple[Tensor, Tensor] | None = None  # the loss at first and at the last step, for what has settled
     weight = torch.ones(n, dtype=precision, device=device)
     running = list(range(n))  # the facts that the portion still holds
     chosen = torch.arange(n, device=device)
@@ -96,10 +97,14 @@ def minimise(
             stops = loss < settings.loss_stop
             if settings.stop == "most-probable":
                 stops |= reached[chosen] > settings.steps_after
-            if settings.settled and step:
-                fell = losses[step - 1, chosen] - loss < settings.settled * (losses[0, chosen] - loss)
-                slow[chosen] = torch.where(fell & bounded[chosen], slow[chosen] + 1, 0)
+            if settings.settled:
+                even = nll.mean(1) + settings.kl_factor * kl + settings.weight_decay * decay  # the weight may change
+                start, last = (even, even) if falls is None else (part[chosen] for part in falls)
+                settling = (last - even < settings.settled * (start - even)) & bounded[chosen]
+                slow[chosen] = torch.where(settling, slow[chosen] + 1, 0)
                 stops |= slow[chosen] >= _SLOW_STEPS
+                falls = falls or (even.clone(), even.clone())
+                falls[1][chosen] = even
             if settings.stop == "kl":
                 stops |= foremost & (settings.kl_factor * kl <= settings.kl_stop)
                 weight[chosen] = torch.where(foremost, _EASED, 1.0).to(precision)

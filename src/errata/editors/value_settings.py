@@ -50,7 +50,8 @@ class ValueSettings(EditorSettings):
 
     settled: float = Field(default=0.0, ge=0, lt=1)
     """Stop as well once the loss has settled: two steps in a row, with δ at its bound, have lowered it by less than
-    this share of all that it has fallen. 0: never, as published."""
+    this share of all that it has fallen, or raised it. With "kl", of the loss with the object's own term whole.
+    0: never, as published."""
 
     matrices: Literal["model", "bfloat16"] = "model"
     """Precision in which the matrices of the blocks above the edited layer are read at every step. "bfloat16": of a

@@ -176,12 +176,14 @@ class UpperLayers:
 
 
 def multiplies_bfloat16(device: str) -> bool:
-    """Return whether a kind of device has instructions for products in bfloat16.
+    """Return whether a kind of device multiplies matrices in bfloat16 with instructions made for vectors.
 
-    A processor without them computes such products one element at a time, ten to thirty times slower than in float32.
+    On a processor that is oneDNN's to say; where it cannot, such a product is computed one element at a time, ten to
+    thirty times slower than in float32.
     """
     if device == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+        return bool(torch.backends.mkldnn.is_available() and supported is not None and supported())  # type: ignore[no-untyped-call]
     return device != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
