@@ -10,12 +10,12 @@ import torch
 
 from errata.edits import Fact
 from errata.errors import EditDataError
-from errata.models import EditableModel, load
-from errata.probes import scoring
+from errata.models import EditableModel, kernels, load
+from errata.probes import generation, scoring
 from errata.probes.generation import generate
 from errata.probes.reading import WORTH_SHARING
 from errata.probes.recall import recall_rows
-from errata.probes.scoring import score, score_tokens
+from errata.probes.scoring import score, score_tokens, token_budget
 from tiny import FAMILIES, tiny_facts, tiny_model
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
@@ -62,12 +62,21 @@ def test_batched_scores_equal_scores_one_by_one(family: str, dtype: torch.dtype,
 def test_budgets_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama", torch.float64)
     usual = score(model, pairs())
-    monkeypatch.setattr(scoring, "_TOKENS", {"cpu": 30})
+    monkeypatch.setattr(scoring, "token_budget", lambda _model: 30)
     monkeypatch.setattr(scoring, "LOGITS", 2000)
     for a, b in zip(usual, score(model, pairs()), strict=True):
         assert a.logp == pytest.approx(b.logp, abs=1e-12)
         assert a.exact == b.exact
     assert score(model, pairs()) == score(model, pairs())
+
+
+def test_the_budget_of_tokens_falls_with_the_width_on_a_processor_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, budgets = tiny_model("gpt2"), {}
+    for width in (64, 768, 1600, 8192):
+        monkeypatch.setattr(type(model), "hidden_size", width)
+        budgets[width] = token_budget(model)
+        assert token_budget(model, torch.device("cuda")) == 16384
+    assert budgets == {64: 2048, 768: 1024, 1600: 491, 8192: 256}
 
 
 def test_exact_wants_every_token() -> None:
@@ -139,6 +148,27 @@ def test_generation_is_the_greedy_one_whatever_the_lengths(family: str) -> None:
                 break
             ids.append(best)
         assert text == model.tokenizer.decode(ids[len(model.encode([prompt])[0]) :])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_long_continuations_multiply_by_packed_matrices_and_say_the_same(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model(family)
+    prompts = [f.text for f in tiny_facts(6)] + ["Old houses", "Because however these old houses stand near water"]
+    rows: list[int] = []
+    forth = kernels._Packed.forth
+    monkeypatch.setattr(kernels._Packed, "forth", lambda self, x: (rows.append(x.shape[0]), forth(self, x))[1])
+    packed = generate(model, prompts, 12)
+    steps = 11 * model.n_layers  # the prompts themselves are read by the modules as they are
+    assert set(rows) == {len(prompts)}
+    assert len(rows) % steps == 0
+    assert len(rows) >= 4 * steps
+    monkeypatch.setattr(generation, "_PACKING_PAYS", 13)
+    rows.clear()
+    assert generate(model, prompts, 12) == packed
+    assert not rows
+    assert not any("forward" in vars(module) for module in model.model.modules())
 
 
 def test_generation_ends_at_the_last_position_and_at_the_end_token() -> None:

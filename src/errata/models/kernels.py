@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
-__all__ = ["kernels_for", "packed_bytes", "running"]
+__all__ = ["Kernels", "kernels_for", "packed_bytes", "running"]
 
 Kernels = dict[nn.Module, Callable[[Tensor], Tensor]]
 
@@ -19,7 +19,7 @@ _PACKED_ROWS = 256  # by measurement: with more rows ordinary products are as qu
 _PACKED_BYTES = 2**29  # of copies; a model too large for that is not packed
 
 
-def kernels_for(blocks: Sequence[nn.Module], rows: int | None) -> Kernels:
+def kernels_for(blocks: Sequence[nn.Module], rows: int | None, *, back: bool = True) -> Kernels:
     """Return by what modules of the blocks are to be computed while their parameters stay as they are.
 
     GPT-2's form of GELU is one kernel in place of eight. On a processor, float32 matrices are laid out once as oneDNN
@@ -28,21 +28,22 @@ def kernels_for(blocks: Sequence[nn.Module], rows: int | None) -> Kernels:
     Args:
         blocks: of the model.
         rows: how many go through them at a time; None where that is for a few times only, and packing would not pay.
+        back: whether gradients are asked for.
     """
     modules = [module for block in blocks for module in block.modules()]
     quick: Kernels = {}
     for module in modules:
         if isinstance(module, NewGELUActivation):
             quick[module] = partial(torch.nn.functional.gelu, approximate="tanh")
-    if rows is not None and rows <= _PACKED_ROWS and packed_bytes(blocks) and _packs():
-        quick |= {module: _Packed(module, rows) for module in modules if _packable(module)}
+    if rows is not None and rows <= _PACKED_ROWS and packed_bytes(blocks, back=back) and _packs():
+        quick |= {module: _Packed(module, rows, back) for module in modules if _packable(module)}
     return quick
 
 
-def packed_bytes(blocks: Sequence[nn.Module]) -> int:
+def packed_bytes(blocks: Sequence[nn.Module], *, back: bool = True) -> int:
     """Return what the packed matrices of the blocks take on a processor, at most; 0 where that is too much."""
     matrices = [weight for block in blocks for module in block.modules() if (weight := _matrix(module)) is not None]
-    taken = sum(2 * weight.numel() * weight.itemsize for weight in matrices)
+    taken = sum((1 + back) * weight.numel() * weight.itemsize for weight in matrices)
     return taken if taken <= _PACKED_BYTES else 0
 
 
@@ -85,15 +86,17 @@ def _packable(module: Any) -> bool:
 class _Packed:
     """The product with a linear module's matrix, and its gradient for what it is given."""
 
-    def __init__(self, module: Any, rows: int) -> None:
+    def __init__(self, module: Any, rows: int, back: bool) -> None:
         across = module.weight.detach()
         across = across.T if isinstance(module, Conv1D) else across
         pack = torch.ops.mkldnn._reorder_linear_weight
         self._forth: Tensor = pack(across, rows)
-        self._back: Tensor = pack(across.T, rows)
+        self._back: Tensor | None = pack(across.T, rows) if back else None
         self._bias: Tensor | None = module.bias
 
     def __call__(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:
+        if self._back is None:
+            return self.forth(x)
         return _Product.apply(x, self)  # type: ignore[no-any-return, no-untyped-call]
 
     def forth(self, x: Float[Tensor, "... in"]) -> Float[Tensor, "... out"]:

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from errata.errors import EditDataError
 from errata.models import EditableModel
+from errata.models.kernels import kernels_for
 from errata.probes.reading import Cached, Common, Reading, Whole
 from errata.probes.scoring import token_budget
 
-__all__ = ["generate"]
+__all__ = ["generate", "kept_bytes"]
 
-_KEPT = 2**28  # bytes of attention keys and values in a batch; a quarter of the model's weights where that is more
+_KEPT = 2**28  # bytes of attention keys and values in a batch; an eighth of the model's weights where that is more
+_PACKING_PAYS = 8  # tokens to add: laying the matrices out takes as long as some three to six passes save
 
 
 @torch.no_grad()
@@ -51,9 +53,13 @@ def generate(
         model.check_length(ids)
     made: list[list[int]] = [[] for _ in rows]
     common = Common(model, rows)
-    for group in _groups(model, [len(ids) for ids in rows], common.length, new_tokens):
+    groups = list(_groups(model, [len(ids) for ids in rows], common.length, new_tokens))
+    pays = new_tokens >= _PACKING_PAYS and not model.reads_whole
+    blocks = [model.block(i) for i in range(model.n_layers)]
+    kernels = kernels_for(blocks, max(map(len, groups)) if pays else None, back=False)
+    for group in groups:
         chosen = [rows[i] for i in group]
-        reading = Whole(model, chosen) if model.reads_whole else Cached(model, chosen, common, new_tokens)
+        reading = Whole(model, chosen) if model.reads_whole else Cached(model, chosen, common, new_tokens, kernels)
         draw = [generators[i] for i in group] if generators else []
         choose = partial(_sampled, top_k=top_k, generators=draw) if draw else _most_probable
         for i, ids in zip(group, _continue(model, chosen, reading, new_tokens, until, choose), strict=True):
@@ -62,10 +68,15 @@ def generate(
     return [text[: min((at for end in until if (at := text.find(end)) >= 0), default=len(text))] for text in texts]
 
 
+def kept_bytes(weights: int) -> int:
+    """Return the bytes that attention keys and values of continued texts take at most, beside so many of weights."""
+    return max(_KEPT, weights // 8)
+
+
 def _groups(model: EditableModel, lengths: Sequence[int], common: int, new_tokens: int) -> Iterator[list[int]]:
     """Yield indices of rows, shortest first, within the budgets of tokens read at once and of what is kept of them."""
     weights = sum(p.numel() for p in model.model.parameters()) * model.dtype.itemsize
-    kept = max(_KEPT, weights // 4) // (2 * model.n_layers * model.hidden_size * model.dtype.itemsize)
+    kept = kept_bytes(weights) // (2 * model.n_layers * model.hidden_size * model.dtype.itemsize)
     group: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         rows = len(group) + 1

@@ -10,6 +10,7 @@ from transformers import DynamicCache
 
 from errata.models import EditableModel
 from errata.models.hooks import cache_to
+from errata.models.kernels import Kernels, running
 from errata.models.prompts import NO_PROMPT
 from errata.probes.scoring import head_at, logits_at
 
@@ -100,8 +101,15 @@ class _RoomyCache(DynamicCache):
 class Cached:
     """Read rows to their ends, then token by token behind the attention keys and values of what has been read."""
 
-    def __init__(self, model: EditableModel, rows: Sequence[Sequence[int]], common: Common, new_tokens: int) -> None:
-        self._model, self._room = model, new_tokens
+    def __init__(
+        self,
+        model: EditableModel,
+        rows: Sequence[Sequence[int]],
+        common: Common,
+        new_tokens: int,
+        kernels: Kernels | None = None,
+    ) -> None:
+        self._model, self._room, self._kernels = model, new_tokens, kernels or {}
         self._tails = [row[common.length :] for row in rows]
         self._cache = common.repeated(len(rows))
         lengths = torch.tensor([len(row) for row in rows], device=model.device)
@@ -129,7 +137,7 @@ class Cached:
 
     def _next(self, last: Int[Tensor, " row"]) -> Float[Tensor, "row vocab"]:
         self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=1)
-        with self._model.reading([NO_PROMPT] * len(last)):
+        with self._model.reading([NO_PROMPT] * len(last)), running(self._kernels):
             logits: Tensor = self._model.model(
                 input_ids=last[:, None],
                 attention_mask=self._mask.long(),

@@ -17,8 +17,12 @@ __all__ = ["Score", "TokenScores", "LOGITS", "head_at", "logits_at", "score", "s
 _Row = tuple[tuple[int, ...], int]
 """What is read of a token row, and the index of its prompt's last token."""
 
-_TOKENS = {"cpu": 2048}  # in one forward: more falls out of a CPU's caches and takes up to 1.7 times as long
-_TOKENS_ELSEWHERE = 16384
+_TOKENS = 16384
+"""How many tokens go through a model at once, on a card."""
+_CPU_TOKENS = range(256, 2049)
+_CPU_NUMBERS = 3 * 2**20
+"""How many numbers an MLP's inner layer makes at once on a processor, about: 12 MiB in float32. More falls out of its
+caches and is allocated anew from the system for every layer, and takes up to twice as long."""
 LOGITS = 2**26
 """How many logits one forward pass makes at most: 256 MiB in float32."""
 
@@ -118,13 +122,15 @@ def score_tokens(model: EditableModel, rows: Sequence[tuple[Sequence[int], int]]
 
 
 def token_budget(model: EditableModel, device: torch.device | None = None) -> int:
-    """Return how many tokens go through the model at once; it depends on the device alone, so that runs repeat.
+    """Return how many tokens go through the model at once; the kind of device and the width decide, so runs repeat.
 
     Args:
         model: the model.
         device: in place of the model's own: where an outline is to be.
     """
-    return _TOKENS.get((device or model.device).type, _TOKENS_ELSEWHERE)
+    if (device or model.device).type != "cpu":
+        return _TOKENS
+    return min(max(_CPU_NUMBERS // (4 * model.hidden_size), _CPU_TOKENS[0]), _CPU_TOKENS[-1])
 
 
 def _batches(model: EditableModel, read: Sequence[tuple[int, ...]], scored: Sequence[int]) -> Iterator[list[int]]:

@@ -16,6 +16,7 @@ from errata.editors.value_settings import FAST_PREFIXES
 from errata.editors.values import bytes_a_token, tokens_together
 from errata.models import EditableModel
 from errata.models.kernels import packed_bytes
+from errata.probes.generation import kept_bytes
 from errata.probes.scoring import LOGITS, token_budget
 from errata.studies.unchanged import KEPT_SHARE
 
@@ -95,6 +96,7 @@ def memory_plan(model: EditableModel, editor: Editor, batch_size: int, device: s
         MemoryItem(f"the model's weights, {dtype}", device, weights),
         MemoryItem("hidden states kept for probes", "cpu", int(KEPT_SHARE * weights)),
         _probing(model, width, device),
+        _continuing(model, weights, device),
     ]
     if type(editor).attach is not Editor.attach:
         return items
@@ -147,6 +149,13 @@ def _probing(model: EditableModel, width: int, device: str) -> MemoryItem:
     logits = 2 * 4 * min(LOGITS, tokens * _vocabulary(model))
     inside = tokens * (_PASSING[0] * model.hidden_size + _PASSING[1] * width) * model.dtype.itemsize
     return MemoryItem(f"a probe's forward pass of {tokens:,} tokens", device, inside + logits, "a moment")
+
+
+def _continuing(model: EditableModel, weights: int, device: str) -> MemoryItem:
+    """Return what is kept of texts that are continued together, where a probe asks for any."""
+    packed = packed_bytes([model.block(i) for i in range(model.n_layers)], back=False) if device == "cpu" else 0
+    what = "attention keys and values of continued texts" + (", and matrices in oneDNN's layouts" if packed else "")
+    return MemoryItem(what, device, kept_bytes(weights) + packed, "a moment")
 
 
 def _vocabulary(model: EditableModel) -> int:
