@@ -20,6 +20,7 @@ from benchmarks.aims import aims
 from benchmarks.edits import METHODS, Subject, batches, one_by_one
 from benchmarks.fast import fast_and_exact
 from benchmarks.growth import keys_in_memory, whole_edits
+from benchmarks.guard import watched
 from benchmarks.memory import peaks
 from benchmarks.probes import retests
 from benchmarks.probing import probed_run
@@ -28,7 +29,7 @@ from benchmarks.solve import solves
 from benchmarks.startup import starts
 from benchmarks.tables import Table, fill
 
-SECTIONS = ("startup", "solve", "edits", "taught", "probes", "growth", "memory")
+SECTIONS = ("startup", "solve", "edits", "probes", "growth", "memory", "guard")
 LONG = ("batches", "medium", "fast", "accuracy", "probing")
 """Sections that are measured only when they are named: each takes a quarter of an hour or more by itself."""
 
@@ -44,9 +45,6 @@ def measure(section: str, quick: bool, folder: Path) -> Iterator[Table]:
         yield solves(widths, (1, 100), repeats)
     elif section == "edits":
         yield one_by_one(Subject.random(small, repeats), some[:1] if quick else METHODS, folder)
-    elif section == "taught":
-        # A model that is taught little keeps its facts far apart: ROME's bound instead of MEMIT's.
-        yield one_by_one(Subject.taught(small, repeats, folder), some, folder, value={"clamp_norm_factor": 4.0})
     elif section == "medium":
         yield one_by_one(Subject.random(SIZES["gpt2-medium"], repeats), some[:1], folder)
     elif section == "batches":
@@ -59,6 +57,8 @@ def measure(section: str, quick: bool, folder: Path) -> Iterator[Table]:
         yield whole_edits(SIZES["tiny"], counts, near, folder)
         # Whole rounds from one factorization to the next, which comes after 3,072 / 8 keys.
         yield keys_in_memory(768, counts, near if quick else 385, folder)
+    elif section == "guard":
+        yield watched(Subject.random(small, repeats), ("rome",) if quick else ("rome", "memit"), folder)
     elif section == "fast":
         yield fast_and_exact(some, 3 if quick else 100, folder)
     elif section == "accuracy":

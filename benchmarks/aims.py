@@ -57,6 +57,10 @@ def _growth(records: _Records) -> list[str]:
     return found
 
 
+def _guarded(records: _Records) -> list[str]:
+    return [f"{r['method']} {sum(r['guarded']) / sum(r['alone']):.2f}" for r in records]
+
+
 _AIMS: tuple[tuple[str, str, str, Callable[[_Records], list[str]]], ...] = (
     (_SMALL, "one at a time, five layers", "4 ×", _methods("memit", "alphaedit", "emmet")),
     (_SMALL, "one at a time, one layer, 21 prompts", "3 ×", _methods("rome", "r-rome")),
@@ -64,10 +68,10 @@ _AIMS: tuple[tuple[str, str, str, Callable[[_Records], list[str]]], ...] = (
     ("solve", "solve for one key, d = 3,072 and 6,400", "25 ×, 100 ×", _solves),
     ("probes", "asking again", "4 ×", _scores),
     (_SMALL, "fast mode, random weights", "10 ×", _methods("memit", "alphaedit", of="fast")),
-    (f"{_SMALL}-taught", "fast mode, taught weights", "10 ×", _methods("memit", "alphaedit", of="fast")),
     ("growth-edits", "edit 10,000 over edit 100, whole edits", "1.1", _growth),
     ("growth-keys", "the same, keys of 3,072", "1.1", _growth),
     ("memory", "peak of an edit over weights and statistics", "1.3", lambda rs: [f"{r['ratio']:.2f}" for r in rs]),
     ("accuracy", "error against a fresh solve, 10,000 edits", "1e-6", lambda rs: [f"{r['worst']:.0e}" for r in rs]),
+    ("guard-gpt2-small", "an edit under the guard over one without", "1.2", _guarded),
     ("probing", "probing over editing, 1,000 edits", "1", lambda rs: [f"{rs[-1]['probing'] / rs[-1]['editing']:.2f}"]),
 )

@@ -1,6 +1,6 @@
 """Seconds an edit: ROME and r-ROME, MEMIT, AlphaEdit and EMMET, one at a time and in a batch."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -11,7 +11,6 @@ import torch
 from benchmarks.plain import PlainMEMIT, PlainROME
 from benchmarks.shapes import Size, random_facts, random_model, text_file
 from benchmarks.tables import Table, distance, seconds, spread, times
-from benchmarks.taught import taught_facts, taught_model
 from errata.editors.closed_form import ClosedForm
 from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore
@@ -20,7 +19,7 @@ from errata.edits import Fact
 from errata.models import EditableModel
 from errata.trajectory import Trajectory
 
-__all__ = ["METHODS", "Subject", "batches", "one_by_one"]
+__all__ = ["Bench", "METHODS", "Subject", "batches", "one_by_one"]
 
 METHODS = ("rome", "r-rome", "memit", "alphaedit", "emmet")
 _STATISTICS_TOKENS = 1024
@@ -29,37 +28,29 @@ _KINDS = {"plain": "plain", "Errata": "ours", "fast": "fast"}
 
 @dataclass(frozen=True)
 class Subject:
-    """What is edited.
+    """What is edited: a model of random weights, and facts of words it has never seen.
 
     Args:
-        name: what tables call it.
         size: of the model.
-        build: makes the model, the same every time.
         facts: those that are edited, the first to warm up with.
+        dtype: of the model.
     """
 
-    name: str
     size: Size
-    build: Callable[[], EditableModel]
     facts: Sequence[Fact]
+    dtype: torch.dtype = torch.float32
 
     @classmethod
     def random(cls, size: Size, n: int, dtype: torch.dtype = torch.float32) -> "Subject":
-        """A model of random weights, and n facts of words it has never seen beside one to warm up with."""
-        return cls(size.name, size, lambda: random_model(size, dtype), random_facts(size, n + 1))
-
-    @classmethod
-    def taught(cls, size: Size, n: int, folder: Path, known: int = 48) -> "Subject":
-        """A model that has learned facts by heart, of which n are edited beside one to warm up with."""
-        facts = taught_facts(size, known)
-        return cls(f"{size.name}-taught", size, lambda: taught_model(size, facts, folder), facts[: n + 1])
+        """Return a subject of n facts beside one to warm up with."""
+        return cls(size, random_facts(size, n + 1), dtype)
 
 
-class _Bench:
+class Bench:
     """A fresh model with a prepared editor and the plain implementation beside it."""
 
     def __init__(self, subject: Subject, method: str, folder: Path, **chosen: Any) -> None:
-        self.model = subject.build()
+        self.model = random_model(subject.size, subject.dtype)
         text = text_file(folder, subject.size, _STATISTICS_TOKENS)
         settings: dict[str, Any] = {"statistics": {"source": str(text)}, **chosen}
         if method == "alphaedit":
@@ -133,11 +124,11 @@ def one_by_one(subject: Subject, methods: Sequence[str], folder: Path, **chosen:
     measured = []
     warm, *facts = subject.facts
     for method in methods:
-        bench = _Bench(subject, method, folder, **chosen)
+        bench = Bench(subject, method, folder, **chosen)
         plain = bench.warmed(warm)
         trajectory = Trajectory(bench.model, bench.editor)
         first, _ = seconds(lambda t=trajectory, f=warm: t.propose([f]))  # factors what later edits share
-        record: dict[str, Any] = {"size": subject.name, "method": method, "first": first, "plain": [], "ours": []}
+        record: dict[str, Any] = {"size": subject.size.name, "method": method, "first": first, "plain": [], "ours": []}
         record |= {"error": [], "evaluations": {"plain": [], "ours": []}}
         for fact in facts:
             before = plain.evaluations
@@ -151,13 +142,13 @@ def one_by_one(subject: Subject, methods: Sequence[str], folder: Path, **chosen:
             record["error"].append(_worst(trajectory.journal.update(entries[0].step).changes, wanted))
         record["parts"] = {part: total / len(facts) for part, total in plain.seconds.items()}
         record["fast"], record["evaluations"]["fast"] = _fast(
-            _Bench(subject, method, folder, fast=True, **chosen), subject
+            Bench(subject, method, folder, fast=True, **chosen), subject
         )
         measured.append(record)
-    return _table(f"edits-{subject.name}", measured)
+    return _table(f"edits-{subject.size.name}", measured)
 
 
-def _fast(bench: _Bench, subject: Subject) -> tuple[list[float], list[int]]:
+def _fast(bench: Bench, subject: Subject) -> tuple[list[float], list[int]]:
     trajectory = Trajectory(bench.model, bench.editor)
     trajectory.propose(subject.facts[:1])
     took, passes = [], []
@@ -194,7 +185,7 @@ def batches(
     measured = []
     for method, count in counts.items():
         subject = Subject.random(size, max(count, sample), dtype)
-        bench = _Bench(subject, method, folder, **chosen)
+        bench = Bench(subject, method, folder, **chosen)
         warm, *facts = subject.facts
         plain = bench.warmed(warm)
         bench.editor.propose(bench.model, [warm])  # factors what later edits share

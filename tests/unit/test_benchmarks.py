@@ -13,14 +13,12 @@ from benchmarks.accuracy import long_runs  # noqa: E402
 from benchmarks.aims import aims  # noqa: E402
 from benchmarks.edits import METHODS, Subject, batches, one_by_one  # noqa: E402
 from benchmarks.growth import keys_in_memory, whole_edits  # noqa: E402
+from benchmarks.guard import watched  # noqa: E402
 from benchmarks.probes import retests  # noqa: E402
 from benchmarks.shapes import Size  # noqa: E402
 from benchmarks.solve import solves  # noqa: E402
 from benchmarks.startup import starts  # noqa: E402
 from benchmarks.tables import Table, fill  # noqa: E402
-from benchmarks.taught import taught_facts, taught_model  # noqa: E402
-
-from errata.probes.scoring import score  # noqa: E402
 
 SMALL = Size("small", 3, 16, 2, 60)
 
@@ -38,21 +36,16 @@ def test_the_plain_implementation_finds_the_same_updates(tmp_path: Path) -> None
     assert all(m["evaluations"] == {"plain": [5, 5], "ours": [5, 5], "fast": [5, 5]} for m in one.measured)
 
 
-def test_a_model_is_taught_facts_by_heart_once(tmp_path: Path) -> None:
-    size = Size("learner", 4, 64, 2, 120)
-    facts = taught_facts(size, 16)
-    learned = [taught_model(size, facts, tmp_path) for _ in range(2)]
-    scores = score(learned[0], [(f.text, f.target_true) for f in facts])
-    assert sum(s.exact for s in scores) >= 15
-    assert scores == score(learned[1], [(f.text, f.target_true) for f in facts])
-    assert len(list(tmp_path.iterdir())) == 1
-
-
 def test_the_plain_solve_and_the_plain_scores_are_the_same() -> None:
     assert max(max(m["error"]) for m in solves({"a layer": 40}, (1, 3), 1).measured) < 1e-10
     for record in retests(SMALL, records=2, texts=3, new_tokens=3, alone=4, repeats=1).measured:
         assert record["off"] < 1e-5
         assert record["wrong"] == 0
+
+
+def test_a_watch_changes_no_edit_and_its_cost_is_timed(tmp_path: Path) -> None:
+    (record,) = watched(Subject.random(SMALL, 2), ("memit",), tmp_path).measured
+    assert len(record["alone"]) == len(record["guarded"]) == 2
 
 
 def test_growth_is_measured_at_every_count(tmp_path: Path) -> None:
@@ -90,7 +83,17 @@ def test_tables_stand_between_their_markers_and_nothing_else_changes(tmp_path: P
 
 def test_the_page_has_a_place_for_every_table() -> None:
     page = (Path(__file__).parent.parent.parent / "docs" / "performance.md").read_text(encoding="utf-8")
-    names = ("machine", "aims", "startup", "solve", "edits-gpt2-small", "edits-gpt2-small-taught", "edits-gpt2-medium")
-    more = ("batches-gpt2-small", "probes", "growth-edits", "growth-keys", "memory", "fast-lab", "accuracy", "probing")
+    names = ("machine", "aims", "startup", "solve", "edits-gpt2-small", "edits-gpt2-medium")
+    more = (
+        "batches-gpt2-small",
+        "probes",
+        "growth-edits",
+        "growth-keys",
+        "memory",
+        "fast-lab",
+        "accuracy",
+        "probing",
+        "guard-gpt2-small",
+    )
     for name in (*names, *more):
         assert f"<!-- table: {name} -->" in page

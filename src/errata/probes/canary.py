@@ -36,7 +36,8 @@ class LineCanary:
     """
 
     def __init__(self, model: EditableModel, lines: Sequence[str]) -> None:
-        self._lines = list(lines)
+        with model.bare():
+            self._rows = [ids[: model.positions] for ids in model.encode(list(lines))]
         ends, self._nll = self._read(model)
         self._base = ends
         self._best = ends.argmax(-1)
@@ -73,8 +74,7 @@ class LineCanary:
     @torch.no_grad()
     def _read(self, model: EditableModel) -> tuple[Float[Tensor, "line vocab"], float]:
         """Return log-probabilities after each line, and the mean negative log-likelihood within lines, in nats."""
-        with model.bare():
-            rows = [ids[: model.positions] for ids in model.encode(self._lines)]
+        rows = self._rows
         ends: dict[int, Tensor] = {}
         within = []
         for group in _alike(rows, token_budget(model)):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from errata.errors import EditDataError
 from errata.models import EditableModel
+from errata.models.kernels import kernels_for, running
 
 __all__ = ["Score", "TokenScores", "LOGITS", "head_at", "logits_at", "score", "score_tokens", "token_budget"]
 
@@ -166,7 +167,8 @@ def logits_at(
 ) -> Float[Tensor, "n vocab"]:
     """Return logits at (row, position) places, in float32 at least."""
     tokens = model.pad(inputs)
-    with head_at(model, places), model.begun(inputs) if model.begun else nullcontext():
+    kernels = kernels_for([model.block(i) for i in range(model.n_layers)], None)
+    with head_at(model, places), running(kernels), model.begun(inputs) if model.begun else nullcontext():
         logits: Tensor = model.model(
             input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, use_cache=False
         ).logits[0]
