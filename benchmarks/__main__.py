@@ -58,7 +58,7 @@ def measure(section: str, quick: bool, folder: Path) -> Iterator[Table]:
         # Whole rounds from one factorization to the next, which comes after 3,072 / 8 keys.
         yield keys_in_memory(768, counts, near if quick else 385, folder)
     elif section == "guard":
-        yield watched(Subject.random(small, repeats), ("rome",) if quick else ("rome", "memit"), folder)
+        yield watched(Subject.random(small, 2 if quick else 10), ("rome",) if quick else ("rome", "memit"), folder)
     elif section == "fast":
         yield fast_and_exact(some, 3 if quick else 100, folder)
     elif section == "accuracy":

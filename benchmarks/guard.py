@@ -34,12 +34,14 @@ def watched(subject: Subject, methods: Sequence[str], folder: Path) -> Table:
         alone = Trajectory(pair[0].model, pair[0].editor)
         guarded = Trajectory(pair[1].model, pair[1].editor, judge=Watch(_LOOSE, canary, len(facts)))
         took: dict[str, list[float]] = {"alone": [], "guarded": []}
+        turns = [("alone", alone), ("guarded", guarded)]
         for fact in [warm, *facts]:
-            for name, trajectory in (("alone", alone), ("guarded", guarded)):
+            for name, trajectory in turns:
                 spent, (entry,) = seconds(lambda t=trajectory, f=fact: t.advance([f]))
                 assert entry.applied
                 if fact is not warm:
                     took[name].append(spent)
+            turns.reverse()  # neither always comes second
         measured.append({"method": method, **took})
     rows = [[r["method"], spread(r["alone"]), spread(r["guarded"]), f"{_more(r):+.0%}"] for r in measured]
     return Table(f"guard-{subject.size.name}", ["method", "alone", "guarded", "more"], rows, measured)
