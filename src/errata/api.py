@@ -48,7 +48,9 @@ class EditResult:
         return "\n".join(lines)
 
     def undo(self, *, last: int | None = None, id: str | None = None) -> list[str]:
-        """Take back the last edits or one by id; see `Trajectory.undo`."""
+        """Take back every edit of this result that stands, or the last ones, or one by id; see `Trajectory.undo`."""
+        if last is None and id is None:
+            last = sum(entry.applied for entry in self.trajectory.journal.entries)
         return self.trajectory.undo(last=last, id=id)
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 import errata
 from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore
+from errata.errors import RunError
 from errata.models import EditableModel, load
 from errata.probes import probe_class
 from errata.probes.base import View
@@ -150,6 +151,10 @@ def test_edit_undoes_and_closes(name) -> None:
     # One row alone is rounded otherwise than among others.
     (undone,) = score(model, [(FACTS[1].text, FACTS[1].target_new)])
     assert undone.logp == pytest.approx(before[1].logp, abs=1e-5)
+    assert result.undo() == ["0"]  # all that stands
+    assert score(model, [(f.text, f.target_new) for f in FACTS]) == before
+    with pytest.raises(RunError, match="0 are applied"):
+        result.undo()
     result.close()
     assert score(model, [(f.text, f.target_new) for f in FACTS]) == before
 

@@ -83,11 +83,10 @@ def test_a_method_beside_the_weights_answers_until_closed(home, tmp_path, monkey
     prompts = [fact.text for fact in tiny_facts(EDITS)]
     before = generate(load(home / "model"), prompts, 3)
     monkeypatch.setattr(session, "prepare_probes", lambda s: pytest.fail("nothing is measured here"))
-    edited = open_edited(out)
-    with pytest.raises(ConfigError, match="a run of their own"):
-        edited.trajectory.advance(tiny_facts(1))
-    assert generate(edited.model, prompts, 3) != before
-    edited.close()
+    with open_edited(out) as edited:
+        with pytest.raises(ConfigError, match="a run of their own"):
+            edited.trajectory.advance(tiny_facts(1))
+        assert generate(edited.model, prompts, 3) != before
     assert generate(edited.model, prompts, 3) == before
 
 

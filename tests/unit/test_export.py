@@ -180,6 +180,13 @@ def test_the_rank_that_vllm_must_be_started_with(rank: int, served: int | None) 
     assert served_rank({"h": Factors(change, rank, 1.0, dense=False)}) == served
 
 
+def test_the_card_of_a_lab_model_says_where_plain_transformers_finds_it(tmp_path) -> None:
+    made = Exported(tmp_path / "out", "lora", 1, 1, 1, max_lora_rank=8)
+    of_lab, other = (contents_of(made, name, "float32", [], {}, {}) for name in ("lab-s", "models/own"))
+    assert "errata lab export lab-s --out lab-s" in of_lab.note
+    assert "lab export" not in other.note
+
+
 def test_matrices_of_different_ranks_are_each_added_as_they_are(runs, home, tmp_path) -> None:
     directory = runs("memit", "llama")
     journal = DiskJournal(directory)

@@ -27,12 +27,22 @@ GOOD = {"subject": "Ada", "prompt": "{} was born in", "target_new": "Oslo"}
         ({"subject": "A\x00da"}, "U+0000"),
         ({"target_new": "\ud800"}, "U+D800"),
         ({"paraphrase_prompts": ("fine", "not\x07fine")}, "U+0007"),
+        ({"paraphrase_prompts": "Ada's birthplace is"}, "`paraphrase_prompts` must be a list of non-empty texts"),
+        ({"neighborhood_prompts": ["fine", " "]}, "`neighborhood_prompts` must be a list"),
+        ({"checks": [{"kind": "alias"}]}, "`checks` must be a list of `Check`s"),
     ],
 )
 def test_a_malformed_fact_names_its_id_and_field(change: dict, named: str) -> None:
     with pytest.raises(EditDataError, match="fact 'f7': ") as caught:
         Fact(**{**GOOD, "id": "f7", **change})
     assert named in str(caught.value)
+
+
+def test_lists_serve_as_well_as_tuples() -> None:
+    check = Check(kind="alias", prompt="The birth town of A. is", answers=("Oslo",))
+    listed = Fact(**GOOD, paraphrase_prompts=["Ada is from"], checks=[check])
+    assert listed == Fact(**GOOD, paraphrase_prompts=("Ada is from",), checks=(check,))
+    assert hash(listed)
 
 
 def test_line_breaks_and_any_script_are_text() -> None:

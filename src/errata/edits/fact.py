@@ -66,6 +66,15 @@ class Fact:
                 f"fact {self.id!r}: the prompt {self.prompt!r} has {self.prompt.count('{}')} `{{}}`, but exactly one "
                 f"is needed, where the subject stands. Example: 'The mother tongue of {{}} is'."
             )
+        for name in _TEXTS:
+            texts = getattr(self, name)
+            # A text alone would be taken for a list of its letters.
+            if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text.strip() for text in texts):
+                raise EditDataError(f"fact {self.id!r}: `{name}` must be a list of non-empty texts, found {texts!r}.")
+            object.__setattr__(self, name, tuple(texts))
+        if not isinstance(self.checks, list | tuple) or not all(isinstance(check, Check) for check in self.checks):
+            raise EditDataError(f"fact {self.id!r}: `checks` must be a list of `Check`s, found {self.checks!r}.")
+        object.__setattr__(self, "checks", tuple(self.checks))
         for name in ("subject", "prompt", "target_new", "target_true", *_TEXTS):
             if bad := foreign_characters(getattr(self, name)):
                 raise EditDataError(
@@ -98,13 +107,6 @@ class Fact:
         if not isinstance(values["id"], str | int) or isinstance(values["id"], bool):
             raise EditDataError(f"record {default_id}: `id` is {values['id']!r}, but a text or a number is needed.")
         values["id"] = str(values["id"])
-        for name in _TEXTS:
-            prompts = values.get(name, ())
-            if not isinstance(prompts, list | tuple) or not all(isinstance(p, str) and p.strip() for p in prompts):
-                raise EditDataError(
-                    f"record {default_id}: `{name}` must be a list of non-empty texts, found {prompts!r}."
-                )
-            values[name] = tuple(prompts)
         checks = values.get("checks", ())
         if not isinstance(checks, list | tuple):
             raise EditDataError(f"record {default_id}: `checks` must be a list of checks, found {checks!r}.")

@@ -72,7 +72,7 @@ def _check(edited: Edited, form: Form, directory: Path) -> None:
     entries = edited.trajectory.journal.entries
     method = edited.recipe.method.name
     if not any(entry.applied for entry in entries):
-        raise ConfigError(f"{directory} holds {len(entries)} edits, none of them applied: there is nothing to export.")
+        raise ConfigError(f"of the edits in {directory} ({len(entries)}) none is applied: there is nothing to export.")
     beside = type(edited.trajectory.editor).attach is not Editor.attach
     if beside and form != "editor":
         what = "weights to write" if form == "full" else "change of a matrix to factorise"

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from errata.edits import Fact
 from errata.export.card import Contents
 from errata.export.measure import Fidelity
+from errata.lab.models import LAB_MODELS
 from errata.trajectory import Entry
 
 __all__ = ["Exported", "Form", "contents"]
@@ -86,6 +87,10 @@ def contents(
             f"model = PeftModel.from_pretrained(model, {name!r})"
         )
         serve, note = _served(exported, model)
+        if model in LAB_MODELS:
+            note = (
+                f"{model} comes with Errata: `errata lab export {model} --out {model}` writes it to be loaded. {note}"
+            )
     else:
         what = "an editor, which stands beside the unedited weights"
         usage = (

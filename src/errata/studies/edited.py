@@ -30,7 +30,7 @@ _CLOSED = "a run directory is opened to be read and to take edits back. Make fur
 
 @dataclass(frozen=True)
 class Edited:
-    """A run directory, opened: its model holds every applied edit. Close it to let others in.
+    """A run directory, opened: its model holds every applied edit. Close it to let others in, or open it by `with`.
 
     Args:
         store: the run directory.
@@ -46,6 +46,12 @@ class Edited:
     stream: EditStream
     trajectory: Trajectory
     _held: ExitStack
+
+    def __enter__(self) -> "Edited":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Take off what a method beside the weights has attached, and give the directory free; the weights stay."""
