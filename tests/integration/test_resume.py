@@ -7,11 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from errata.cli import main
 from errata.studies.recipe import load_recipe
 from errata.studies.run import resume, run
 from errata.studies.store import RunStore
@@ -82,22 +86,45 @@ def errata(messages: Path, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-m", "errata", *arguments], env=environment, stdout=f, stderr=f)
 
 
+# Processes that may be killed at any instant, without the seconds in which each would import torch anew.
+_IMPORTED = get_context("forkserver")
+_IMPORTED.set_forkserver_preload(["errata.studies.run", "errata.editors.closed_form", "errata.probes"])
+
+
+def command(messages: Path, *arguments: str) -> ForkServerProcess:
+    """Begin what `errata ARGUMENTS` does in a process of its own."""
+    process = _IMPORTED.Process(target=_main, args=(messages, os.environ["ERRATA_CACHE"], arguments))
+    process.start()
+    return process
+
+
+def _main(messages: Path, cache: str, arguments: tuple[str, ...]) -> None:
+    with messages.open("ab") as f:
+        os.dup2(f.fileno(), 1)
+        os.dup2(f.fileno(), 2)
+    os.environ["ERRATA_CACHE"] = cache
+    torch.set_num_threads(1)
+    sys.argv = ["errata", *arguments]
+    main()
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_killed_and_resumed_equals_never_killed(recipe, whole, tmp_path, seed) -> None:
     rng = random.Random(seed)
     out = tmp_path / "run"
     messages = tmp_path / "messages"
-    process = errata(messages, "run", str(recipe), "--out", str(out))
+    process = command(messages, "run", str(recipe), "--out", str(out))
     for _ in range(2):
         upto = rng.randrange(1, EDITS)
         deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline and lines_of(out) < upto:
+        while process.is_alive() and time.monotonic() < deadline and lines_of(out) < upto:
             time.sleep(0.002)
         time.sleep(rng.random() * 0.05)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process = errata(messages, "resume", str(out))
-    assert process.wait(timeout=240) == 0, messages.read_text()
+        process.kill()
+        process.join()
+        process = command(messages, "resume", str(out))
+    process.join(timeout=240)
+    assert process.exitcode == 0, messages.read_text()
     found = results(out)
     assert sorted(found) == sorted(whole)
     assert [name for name in whole if found[name] != whole[name]] == []
