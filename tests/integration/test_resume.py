@@ -3,22 +3,21 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from multiprocessing import get_context
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from errata.cli import main
 from errata.studies.recipe import load_recipe
 from errata.studies.run import resume, run
 from errata.studies.store import RunStore
+from forked import begin
 from tiny import tiny_facts, tiny_model, tiny_text_file
 
 EDITS = 23
@@ -61,9 +60,15 @@ def recipe(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(recipe, tmp_path_factory) -> dict[str, bytes]:
-    """What an uninterrupted run leaves behind."""
-    return results(run(load_recipe(recipe), tmp_path_factory.mktemp("whole") / "run"))
+def uninterrupted(recipe, tmp_path_factory) -> Path:
+    """A run from its beginning to its end."""
+    return run(load_recipe(recipe), tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.fixture(scope="module")
+def whole(uninterrupted) -> dict[str, bytes]:
+    """What it leaves behind."""
+    return results(uninterrupted)
 
 
 def results(directory: Path) -> dict[str, bytes]:
@@ -86,24 +91,7 @@ def errata(messages: Path, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-m", "errata", *arguments], env=environment, stdout=f, stderr=f)
 
 
-# Processes that may be killed at any instant, without the seconds in which each would import torch anew.
-_IMPORTED = get_context("forkserver")
-_IMPORTED.set_forkserver_preload(["errata.studies.run", "errata.editors.closed_form", "errata.probes"])
-
-
-def command(messages: Path, *arguments: str) -> ForkServerProcess:
-    """Begin what `errata ARGUMENTS` does in a process of its own."""
-    process = _IMPORTED.Process(target=_main, args=(messages, os.environ["ERRATA_CACHE"], arguments))
-    process.start()
-    return process
-
-
-def _main(messages: Path, cache: str, arguments: tuple[str, ...]) -> None:
-    with messages.open("ab") as f:
-        os.dup2(f.fileno(), 1)
-        os.dup2(f.fileno(), 2)
-    os.environ["ERRATA_CACHE"] = cache
-    torch.set_num_threads(1)
+def command(*arguments: str) -> None:
     sys.argv = ["errata", *arguments]
     main()
 
@@ -113,7 +101,7 @@ def test_killed_and_resumed_equals_never_killed(recipe, whole, tmp_path, seed) -
     rng = random.Random(seed)
     out = tmp_path / "run"
     messages = tmp_path / "messages"
-    process = command(messages, "run", str(recipe), "--out", str(out))
+    process = begin(messages, command, "run", str(recipe), "--out", str(out))
     for _ in range(2):
         upto = rng.randrange(1, EDITS)
         deadline = time.monotonic() + 120
@@ -122,7 +110,7 @@ def test_killed_and_resumed_equals_never_killed(recipe, whole, tmp_path, seed) -
         time.sleep(rng.random() * 0.05)
         process.kill()
         process.join()
-        process = command(messages, "resume", str(out))
+        process = begin(messages, command, "resume", str(out))
     process.join(timeout=240)
     assert process.exitcode == 0, messages.read_text()
     found = results(out)
@@ -162,8 +150,8 @@ def test_ctrl_c_says_how_to_go_on(recipe, whole, tmp_path) -> None:
     assert results(resume(out)) == whole
 
 
-def test_resume_of_a_finished_run_changes_nothing(recipe, whole, tmp_path) -> None:
-    out = run(load_recipe(recipe), tmp_path / "run")
+def test_resume_of_a_finished_run_changes_nothing(uninterrupted, whole, tmp_path) -> None:
+    out = shutil.copytree(uninterrupted, tmp_path / "run")
     assert results(resume(out)) == whole
 
 
