@@ -104,14 +104,13 @@ def test_killed_and_resumed_equals_never_killed(recipe, whole, tmp_path, seed) -
     process = begin(messages, command, "run", str(recipe), "--out", str(out))
     for _ in range(2):
         upto = rng.randrange(1, EDITS)
-        deadline = time.monotonic() + 120
-        while process.is_alive() and time.monotonic() < deadline and lines_of(out) < upto:
+        while process.is_alive() and lines_of(out) < upto:
             time.sleep(0.002)
         time.sleep(rng.random() * 0.05)
         process.kill()
         process.join()
         process = begin(messages, command, "resume", str(out))
-    process.join(timeout=240)
+    process.join()
     assert process.exitcode == 0, messages.read_text()
     found = results(out)
     assert sorted(found) == sorted(whole)
