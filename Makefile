@@ -19,7 +19,7 @@ demo: $(READY)
 	$(BIN)/python scripts/demo.py
 
 test: lint types
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,5 +1,8 @@
 """What holds for every test: shapes are checked, one thread, no cache outside the test's own folder."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from jaxtyping import install_import_hook
@@ -13,3 +16,16 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _cache_of_its_own(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("ERRATA_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def lab_cache(tmp_path_factory) -> Path:
+    """One cache for the tests that edit a shipped model, whose statistics take most of their time; of all workers."""
+    root = tmp_path_factory.getbasetemp()
+    return (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "lab-cache"
+
+
+@pytest.fixture
+def with_lab_cache(lab_cache, monkeypatch, _cache_of_its_own) -> None:
+    """Let this test find the statistics that another has computed."""
+    monkeypatch.setenv("ERRATA_CACHE", str(lab_cache))

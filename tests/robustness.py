@@ -31,6 +31,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import IO, Any
@@ -38,9 +39,11 @@ from typing import IO, Any
 import torch
 
 from errata.analysis.frames import probe_frame
+from errata.editors.registry import editors
 from errata.errors import ErrataError
 from errata.export import export
 from errata.models import load
+from errata.probes.registry import probes
 from errata.studies.correct import correct, correction_recipe
 from errata.studies.edited import open_edited
 from errata.studies.ledger import undo
@@ -421,6 +424,14 @@ def table(found: Iterable[Trial]) -> str:
     return "\n".join(rows)
 
 
+def _import_everything() -> None:
+    """Import what the operations import when they are called, which else each process would do anew."""
+    editors()
+    probes()
+    import_module("pandas")  # pyarrow's tables ask for it
+    import_module("peft")
+
+
 def main() -> int:
     """Make the trials and count what came of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -435,6 +446,7 @@ def main() -> int:
     parser.add_argument("--page", action="store_true", help="print the table of --results, and make no trial")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    _import_everything()
     root = args.folder.resolve() / "trials"
     os.environ["ERRATA_CACHE"] = str(root / "cache")
     kept = args.results.read_text("utf-8").splitlines() if args.results and args.results.exists() else []

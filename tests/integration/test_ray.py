@@ -15,7 +15,7 @@ from errata.studies.recipe import ProbeSection, load_recipe
 from errata.studies.run import run
 from tiny import tiny_facts, tiny_model
 
-EDITS = 40
+EDITS = 24
 
 
 @pytest.fixture

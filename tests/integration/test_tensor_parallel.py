@@ -1,39 +1,19 @@
 """Tensor parallelism, which is experimental: an edit on two processes is the edit on one."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from errata.editors.statistics import StatisticsStore
 from errata.models import EditableModel, load
+from forked import begin
 from tiny import tiny_facts, tiny_model, tiny_text_file
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available() or not torch.distributed.is_gloo_available(), reason="torch has no gloo here"
 )
-PROCESS = """
-import sys
-import torch
-from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.distributed import DistributedConfig
-from errata.models import EditableModel
-directory, tests = sys.argv[1:]
-sys.path.insert(0, tests)
-from integration.test_tensor_parallel import edited
-rank = int(__import__("os").environ["RANK"])
-torch.distributed.init_process_group("gloo", init_method=f"file://{directory}/meet", rank=rank, world_size=2)
-plain = AutoModelForCausalLM.from_pretrained(directory, distributed_config=DistributedConfig(tp_size=2))
-model = EditableModel(plain, AutoTokenizer.from_pretrained(directory), "spread")
-assert plain.model.layers[1].mlp.down_proj.weight.to_local().shape == (48, 40)
-save_file(edited(model, directory), f"{directory}/rank-{rank}.safetensors")
-torch.distributed.destroy_process_group()
-"""
 
 
 def edited(model: EditableModel, directory: str) -> dict[str, torch.Tensor]:
@@ -63,26 +43,34 @@ def edited(model: EditableModel, directory: str) -> dict[str, torch.Tensor]:
     return {**weights, "said": torch.tensor(said)}
 
 
+def edited_in_part(rank: int, directory: str) -> None:
+    """Be one of the two processes; save what it has in the end."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.distributed import DistributedConfig
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{directory}/meet", rank=rank, world_size=2)
+    plain = AutoModelForCausalLM.from_pretrained(directory, distributed_config=DistributedConfig(tp_size=2))
+    model = EditableModel(plain, AutoTokenizer.from_pretrained(directory), "spread")
+    assert plain.model.layers[1].mlp.down_proj.weight.to_local().shape == (48, 40)
+    save_file(edited(model, directory), f"{directory}/rank-{rank}.safetensors")
+    torch.distributed.destroy_process_group()
+
+
 def test_an_edit_on_two_processes_is_the_edit_on_one(tmp_path: Path) -> None:
     model = tiny_model("llama")
     model.model.save_pretrained(tmp_path)
     model.tokenizer.save_pretrained(tmp_path)
     tiny_text_file(tmp_path)
-    tests = str(Path(__file__).parent.parent)
+    said = [tmp_path / f"said-{rank}" for rank in range(2)]
     started = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(tmp_path), tests],
-            env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        begin(said[rank], edited_in_part, rank, str(tmp_path), RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
         for rank in range(2)
     ]
     before = {path: load(tmp_path).weight(path) for path in (model.mlp_out(0), model.mlp_out(1))}
     wanted = edited(load(tmp_path), str(tmp_path))
-    for process in started:
-        _, complaint = process.communicate(timeout=240)
-        assert process.returncode == 0, complaint
+    for process, words in zip(started, said, strict=True):
+        process.join()
+        assert process.exitcode == 0, words.read_text()
     first, second = (load_file(tmp_path / f"rank-{rank}.safetensors") for rank in range(2))
     for name, tensor in wanted.items():
         assert torch.equal(first[name], second[name])

@@ -18,7 +18,7 @@ def printed(cell: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_every_cell_runs_and_prints_what_is_shown(notebook: Path) -> None:
+def test_every_cell_runs_and_prints_what_is_shown(notebook: Path, with_lab_cache) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     cells = [c for c in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
     for cell in cells:
