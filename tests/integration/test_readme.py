@@ -38,6 +38,9 @@ def test_the_commands_of_the_readme(folder: Path, with_lab_cache, monkeypatch, c
     monkeypatch.chdir(folder)
     for command in commands():
         program, *arguments = shlex.split(command)
+        if program == "echo":  # writes a file of facts
+            subprocess.run(command, shell=True, check=True)
+            continue
         assert program == "errata"
         monkeypatch.setattr(sys, "argv", ["errata", *arguments])
         try:
