@@ -127,6 +127,33 @@ def test_the_verdict_shows_every_fact_before_and_after(home) -> None:
     assert "finished" in said[0]
 
 
+def test_a_contradicted_fact_and_a_repeated_one_are_told_and_not_counted(home, tmp_path) -> None:
+    one, other = ({**json.loads(line)} for line in (home / "facts.jsonl").read_text().splitlines()[:2])
+    again = {**one, "target_new": other["target_new"]}
+    refused = {**other, "target_new": one["target_new"]}  # the fourth is: it contradicts nothing
+    lines = [one, again, other, refused, {**again, "subject": again["subject"].upper()}, other]
+    file, out = tmp_path / "facts.jsonl", tmp_path / "run"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = CliRunner().invoke(app, [str(a) for a in ("edit", file, "--out", out, *by_shove(home))])
+    assert "2 of 6 facts repeat an earlier fact." in found.stderr
+    assert "2 of 6 facts give an earlier subject and prompt another object" in found.stderr
+    assert "paraphrase" not in found.stderr
+    facts = {fact.id: fact for fact in correction(load_run(out)).facts}
+    assert [(fact.superseded_by, fact.repeats) for fact in facts.values()] == [
+        ("4", ""),
+        ("", ""),
+        ("", ""),
+        ("", ""),
+        ("", "1"),
+        ("", "2"),
+    ]
+    assert [key for key, fact in facts.items() if fact.asked] == ["1", "2", "3"]
+    assert "[superseded by fact 4]" in found.stdout
+    assert re.search(r"\[(took|did not take), repeats fact 2\]", found.stdout)
+    assert re.search(r"\d of 3 facts took", found.stdout)
+    assert "nan" not in found.stdout
+
+
 def test_dry_runs_and_occupied_places_edit_nothing(home, tmp_path) -> None:
     plan = json.loads(
         invoke("edit", home / "facts.csv", "--out", tmp_path / "x", "--dry-run", "--json", *by_shove(home))

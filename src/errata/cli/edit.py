@@ -13,7 +13,7 @@ from errata.cli.plain import echo_json, plain, shown
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from errata.analysis.correction import Correction
+    from errata.analysis.correction import Correction, FactOutcome
     from errata.cli.terminal import TerminalProgress
     from errata.edits import Fact
     from errata.studies.recipe import Recipe
@@ -45,7 +45,7 @@ def edit(
 ) -> None:
     """Correct a model's facts under guard; show each before and after, what it cost, and how many more are safe."""
     from errata.cli.terminal import TerminalProgress
-    from errata.studies.correct import correction_recipe, read_facts
+    from errata.studies.correct import correction_recipe, read_facts, remarks
 
     progress = TerminalProgress(out.name)
     chosen = read_facts(facts, skip_bad=skip_bad, tell=progress.tell)
@@ -56,6 +56,8 @@ def edit(
         from errata.edits import EditStream
         from errata.studies.plan import plan
 
+        for remark in remarks(chosen):
+            progress.tell(remark)
         planned = plan(recipe, out, EditStream(tuple(chosen), batch_size))
         typer.echo(planned.as_json() if as_json else str(planned))
         return
@@ -119,14 +121,12 @@ def text(found: "Correction", out: Path) -> str:
 
     lines = []
     for fact in found.facts[:_SHOWN]:
-        took = {True: "took", False: "did not take", None: fact.status}[fact.took]
-        state = took if fact.status == "applied" else {"rolled-back": "refused"}.get(fact.status, fact.status)
         why = f": {shown(fact.reason)}" if fact.reason else ""
         lines += [
-            f"{shown(fact.prompt)} … {shown(fact.target)}   [{state}{why}]",
+            f"{shown(fact.prompt)} … {shown(fact.target)}   [{_state(fact)}{why}]",
             f"  before  {shown(fact.before)}   (P {fact.p_before:.3f})",
         ]
-        if not found.undone:
+        if not found.undone and not fact.superseded_by:
             lines.append(f"  after   {shown(fact.after)}   (P {fact.p_after:.3f})")
     if len(found.facts) > _SHOWN:
         lines.append(f"... and {len(found.facts) - _SHOWN} more: errata log {out}")
@@ -135,6 +135,12 @@ def text(found: "Correction", out: Path) -> str:
     else:
         low, high = found.took_interval
         lines.append(f"\n{found.took} of {found.asked} facts took (95 % interval {low:.0%} to {high:.0%}).")
+    superseded = sum(fact.superseded_by != "" for fact in found.facts)
+    repeated = sum(fact.repeats != "" for fact in found.facts)
+    if superseded:
+        lines.append(f"Not counted: {superseded} that a later fact gave another object.")
+    if repeated:
+        lines.append(f"Not counted: {repeated} that repeat an earlier fact.")
     if found.damped or found.gentler:
         lines.append(f"The guard made {found.damped} smaller and {found.gentler} with a gentler setting.")
     if found.refused:
@@ -146,3 +152,12 @@ def text(found: "Correction", out: Path) -> str:
     lines += ["", str(found.room)[:1].upper() + str(found.room)[1:]]
     lines.append(f"next: errata log {out}, errata report {out}, errata export {out} --as lora --out DIR")
     return "\n".join(lines)
+
+
+def _state(fact: "FactOutcome") -> str:
+    """Say in a few words what became of a fact."""
+    if fact.superseded_by:
+        return f"superseded by fact {shown(fact.superseded_by)}"
+    took = {True: "took", False: "did not take", None: fact.status}[fact.took]
+    state = took if fact.status == "applied" else {"rolled-back": "refused"}.get(fact.status, fact.status)
+    return f"{state}, repeats fact {shown(fact.repeats)}" if fact.repeats else state

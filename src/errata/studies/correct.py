@@ -9,6 +9,7 @@ from typing import Any
 from errata.editors.contexts import ContextSettings, sample_contexts
 from errata.edits import Check, EditStream, Fact
 from errata.edits.check import foreign_characters
+from errata.edits.dataset import DataReport
 from errata.edits.jsonl import read_own
 from errata.errors import ConfigError, EditDataError
 from errata.models import EditableModel
@@ -17,7 +18,7 @@ from errata.studies.progress import Progress
 from errata.studies.recipe import Recipe, load_recipe
 from errata.studies.run import run
 
-__all__ = ["GENERATED", "correct", "correction_recipe", "filled_in", "read_facts", "readable"]
+__all__ = ["GENERATED", "correct", "correction_recipe", "filled_in", "read_facts", "readable", "remarks"]
 
 GENERATED = "generated"
 """What the groups of checks begin with that are not the user's own: their answers are the unedited model's."""
@@ -86,6 +87,12 @@ def _accepted(
     if not facts:
         raise EditDataError(f"{what}: no fact that can be edited.")
     return facts
+
+
+def remarks(facts: Sequence[Fact]) -> list[str]:
+    """Return what is unusual among facts, one line each; what they lack is filled in or not asked for, so not told."""
+    report = DataReport.of(facts)
+    return replace(report, without_true=0, without_paraphrases=0, without_neighborhood=0).lines()
 
 
 def filled_in(model: EditableModel, facts: Sequence[Fact], seed: int = 0) -> list[Fact]:
@@ -194,6 +201,9 @@ def correct(
     Returns:
         The run directory; `errata.studies.edited.open_edited` gives its model.
     """
+    progress = progress or Progress()
+    for remark in remarks(facts):
+        progress.tell(remark)
     stream = EditStream(tuple(filled_in(model, facts, recipe.run.seed)), recipe.edits.batch_size)
     if not any(fact.checks for fact in stream.facts):  # a fact alone has no neighbors, and the probe nothing to ask
         recipe = recipe.model_copy(update={"probes": tuple(p for p in recipe.probes if p.name != "ripple")})
