@@ -341,10 +341,13 @@ def test_one_in_the_middle_is_left_out_of_the_sum(run) -> None:
             journal.update(step).changes[path].add_to(wanted)
     assert "replayed as they were computed" in invoke("undo", run, "--id", "1")
     assert torch.equal(weight(run), wanted)
-    with pytest.raises(RunError, match="no applied edit with the id '1'"):
-        undo(run, id="1")
-    with pytest.raises(RunError, match="no applied edit with the id '3'"):  # it was refused
-        undo(run, id="3")
+    for id, why in (
+        ("1", "the edit '1' was undone already"),
+        ("3", "the edit '3' was refused"),
+        ("f9", "no edit with the id 'f9' to undo; applied are 0, 2, 4"),
+    ):
+        with pytest.raises(RunError, match=why):
+            undo(run, id=id)
     with pytest.raises(ErrataError, match="not both"):
         invoke("undo", run, "--id", "0", "--last", 1)
 
@@ -393,6 +396,8 @@ def test_facts_are_edited_anew_on_another_base(home, run, tmp_path) -> None:
             f"probes={PROBES}",
             "--json",
         )
+    with pytest.raises(RunError, match=r"there is no step 7: steps so far end at 1, 2, 3, 4, 5"):
+        differences(run, 7)
     )
     assert [fact["id"] for fact in verdict["facts"]] == ["0", "1", "2", "4"]
     assert json.loads((out / "run.json").read_text())["config"]["model"]["name"] == str(tmp_path / "new")

@@ -1,5 +1,6 @@
 """Read records from JSON, JSON Lines, either of them gzipped, CSV, or the hub, each with the place it came from."""
 
+import codecs
 import csv
 import gzip
 import io
@@ -60,7 +61,9 @@ def local_records(path: Path, refuse: Refuse = raising) -> Iterator[tuple[str, R
         content = path.read_bytes()
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
     except UnicodeDecodeError as e:
-        raise EditDataError(f"{path} is not UTF-8 ({e}). Convert it: iconv -f latin1 -t utf-8.") from e
+        # Word processors and spreadsheets that save "Unicode" begin so; else what is not UTF-8 is mostly Latin-1.
+        kind = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin1"
+        raise EditDataError(f"{path} is not UTF-8 ({e}). Convert it: iconv -f {kind} -t utf-8.") from e
     except (OSError, EOFError, zlib.error) as e:
         raise EditDataError(f"{path} cannot be read, or is cut short ({e}). Fetch or write it again.") from e
     if path.suffix == ".csv":
