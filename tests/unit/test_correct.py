@@ -335,6 +335,9 @@ def test_one_in_the_middle_is_left_out_of_the_sum(run) -> None:
     base = load(json.loads((run / "run.json").read_text())["config"]["model"]["name"])
     path = base.mlp_out(LAYER)
     with closing(open_edited(run)) as edited:
+    with pytest.raises(ErrataError, match=r"^f\.csv, line 3 \(.+\): it has \d+ tokens") as refused:
+        readable(model, [facts[0], long], skip_bad=False, places={"1": "f.csv, line 3"})
+    assert "fact '1'" not in str(refused.value)
         journal = edited.trajectory.journal
         wanted = base.weight(path).clone().contiguous()
         for step in (1, 3, 5):

@@ -11,7 +11,7 @@ import typer
 from errata.cli.plain import echo_json, plain, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from errata.analysis.correction import Correction, FactOutcome
     from errata.cli.terminal import TerminalProgress
@@ -48,7 +48,8 @@ def edit(
     from errata.studies.correct import correction_recipe, read_facts, remarks
 
     progress = TerminalProgress(out.name)
-    chosen = read_facts(facts, skip_bad=skip_bad, tell=progress.tell)
+    places: dict[str, str] = {}
+    chosen = read_facts(facts, skip_bad=skip_bad, tell=progress.tell, places=places)
     recipe = correction_recipe(
         model, method, out, len(chosen), batch_size=batch_size, guard=guard, author=author, overrides=override or ()
     )
@@ -61,11 +62,18 @@ def edit(
         planned = plan(recipe, out, EditStream(tuple(chosen), batch_size))
         typer.echo(planned.as_json() if as_json else str(planned))
         return
-    corrected(chosen, recipe, out, progress, skip_bad=skip_bad, as_json=as_json)
+    corrected(chosen, recipe, out, progress, skip_bad=skip_bad, as_json=as_json, places=places)
 
 
 def corrected(
-    facts: "Sequence[Fact]", recipe: "Recipe", out: Path, progress: "TerminalProgress", *, skip_bad: bool, as_json: bool
+    facts: "Sequence[Fact]",
+    recipe: "Recipe",
+    out: Path,
+    progress: "TerminalProgress",
+    *,
+    skip_bad: bool,
+    as_json: bool,
+    places: "Mapping[str, str] | None" = None,
 ) -> None:
     """Edit facts into a run directory and print the verdict; an interruption says how to go on."""
     from errata.models import load
@@ -75,7 +83,7 @@ def corrected(
     RunStore(out).check_free()  # before anything takes its time; `correct` asks again
     asked = recipe.model
     model = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map)
-    chosen = readable(model, facts, skip_bad=skip_bad, tell=progress.tell)
+    chosen = readable(model, facts, skip_bad=skip_bad, tell=progress.tell, places=places)
     try:
         correct(chosen, recipe, out, model, progress)
     except KeyboardInterrupt:

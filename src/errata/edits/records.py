@@ -83,11 +83,15 @@ def _table(path: Path, text: str, refuse: Refuse) -> Iterator[tuple[str, Record]
     """Yield the rows of a table with a header line; empty cells are left out."""
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
+        header = list(reader.fieldnames or ())
+        if len(header) == 1 and (other := next((sign for sign in ";\t|" if sign in header[0]), None)):
+            raise EditDataError(
+                f"{path}: its columns are separated by {other!r}, but commas are needed. Save it again with commas."
+            )
         for row in reader:
             place = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():
-                cells = len(reader.fieldnames or ())
-                refuse(EditDataError(f"{place}: {cells} cells are needed, as in the header line."))
+                refuse(EditDataError(f"{place}: {len(header)} cells are needed, as in the header line."))
                 continue
             yield place, {name: cell for name, cell in row.items() if cell.strip()}
     except csv.Error as e:

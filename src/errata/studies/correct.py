@@ -1,6 +1,6 @@
 """Correct a list of facts: read them, fill in what they lack, edit them under guard into a run directory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -31,24 +31,36 @@ _ANSWER = 6  # tokens of a neighbor's answer, of which the first word is asked f
 _MARGIN = 16  # tokens that a method may put before a prompt
 
 
-def read_facts(path: Path, *, skip_bad: bool = False, tell: Callable[[str], None] = lambda message: None) -> list[Fact]:
+def read_facts(
+    path: Path,
+    *,
+    skip_bad: bool = False,
+    tell: Callable[[str], None] = lambda message: None,
+    places: dict[str, str] | None = None,
+) -> list[Fact]:
     """Read facts from JSON Lines, JSON or CSV.
 
     Args:
         path: the file.
         skip_bad: leave malformed records out, and tell of each; else they are refused all together, before any edit.
         tell: receives one remark a malformed record.
+        places: receives the file and line of each fact, by its id.
 
     Raises:
         EditDataError: when records are malformed, each named with line and field; or when there are none.
     """
     found: list[str] = []
-    facts = read_own(str(path), lambda error: found.append(str(error)))
+    facts = read_own(str(path), lambda error: found.append(str(error)), places)
     return _accepted(facts, found, str(path), skip_bad, tell)
 
 
 def readable(
-    model: EditableModel, facts: Sequence[Fact], *, skip_bad: bool, tell: Callable[[str], None] = lambda message: None
+    model: EditableModel,
+    facts: Sequence[Fact],
+    *,
+    skip_bad: bool,
+    tell: Callable[[str], None] = lambda message: None,
+    places: Mapping[str, str] | None = None,
 ) -> list[Fact]:
     """Return the facts that the model can read: prompt and object fit its positions, the object has tokens.
 
@@ -57,16 +69,18 @@ def readable(
         facts: the facts.
         skip_bad: as in `read_facts`.
         tell: as in `read_facts`.
+        places: where facts stand, by their ids; a fact without is named by its id.
     """
     found, good = [], []
     for fact in facts:
         try:
             ids = model.encode([fact.text])[0]
-            model.check_length([*ids, *model.encode_target(fact.target_new), *[0] * _MARGIN], f"fact {fact.id!r}")
+            model.check_length([*ids, *model.encode_target(fact.target_new), *[0] * _MARGIN], "it")
             before, _, after = fact.prompt.partition("{}")
             model.subject_last(before, fact.subject, after)
         except EditDataError as e:
-            found.append(f"fact {fact.id!r} ({fact.subject[:40]}): {e}")
+            place = (places or {}).get(fact.id, f"fact {fact.id!r}")
+            found.append(f"{place} ({fact.subject[:40]}): {e}")
             continue
         good.append(fact)
     return _accepted(good, found, f"{model.name} with these facts", skip_bad, tell)
