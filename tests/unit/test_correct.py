@@ -16,7 +16,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from errata.analysis.correction import Correction, FactOutcome, correction
+from errata.analysis.correction import Correction, Cost, FactOutcome, correction
 from errata.analysis.frames import load_run
 from errata.analysis.ledger import ledger
 from errata.analysis.room import LEAST, Room, _interval, room
@@ -118,6 +118,12 @@ def test_the_verdict_shows_every_fact_before_and_after(home) -> None:
     assert verdict["took"] == sum(fact["took"] is True for fact in verdict["facts"])
     assert set(verdict["costs"]) == {"locality.exact"}
     assert all(0 <= share <= 1 for share in verdict["costs"]["locality.exact"].values())
+    rows = load_run(home / "run").rows("proficiency").collect()
+    rows = rows.filter(pl.col("edit_id") != "3", pl.col("prompt_id").str.starts_with("paraphrase"))
+    assert verdict["paraphrases"] == {
+        when: rows.filter(pl.col("metric") == f"paraphrase.exact@{end}")["value"].mean()
+        for when, end in (("before", "base"), ("after", "end"))
+    }
     assert "unknown: too few edits" in verdict["room"]["says"]
     (refused,) = read_own(str(home / "run" / "quarantine.jsonl"))
     assert refused.id == "3"
@@ -225,6 +231,24 @@ def test_what_facts_lack_is_filled_in_and_nothing_is_invented(home) -> None:
     model, facts = load(home / "model"), read_own(str(home / "facts.csv"))
     assert facts == read_own(str(home / "facts.jsonl"))
     whole = filled_in(model, facts)
+def test_what_moved_is_said_in_words_and_first_and_what_did_not_on_one_line() -> None:
+    costs = (
+        Cost("unrelated.exact", 0.95, 0.9501),
+        Cost("same_subject.exact", 0.9, 0.5),
+        Cost("perplexity", 12.0, math.nan),
+        Cost("downstream.acceptability.f1", 0.5, 0.5),
+    )
+    nothing = Room(math.nan, 0.1, None, None, None, 0)
+    said = text(Correction((), costs, nothing, 0, 0, 0, Cost("paraphrase.exact", 0.0, 0.0)), Path("run"))
+    rows = [re.sub(" +", " ", line.strip()) for line in said.splitlines() if line.startswith("  ")]
+    assert rows == [
+        "new facts in other words 0.0 % → 0.0 %",
+        "other facts of the same subjects 90.0 % → 50.0 %",
+        "perplexity 12.00 → dead",
+        "unchanged: unrelated facts 95.0 %, task acceptability (F1) 50.0 %",
+    ]
+
+
     edited = {fact.text for fact in facts}
     for before, after in zip(facts, whole, strict=True):
         assert (after.text, after.target_new, after.neighborhood_prompts) == (before.text, before.target_new, ())

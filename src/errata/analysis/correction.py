@@ -75,6 +75,7 @@ class Correction:
         gentler: edits that the guard made with another setting of the method.
         damped: edits that it made smaller.
         undone: how many edits were taken back after the measuring, whose figures are another model's and left out.
+        paraphrases: the share of the standing facts' paraphrases that have the new object; None where none was asked.
     """
 
     facts: tuple[FactOutcome, ...]
@@ -83,6 +84,7 @@ class Correction:
     gentler: int
     damped: int
     undone: int = 0
+    paraphrases: Cost | None = None
 
     @property
     def took(self) -> int:
@@ -161,6 +163,7 @@ def correction(run: RunFrames) -> Correction:
         gentler=sum(entry.get("setting", 0) > 0 for entry in made),
         damped=sum(entry.get("scale", 1.0) < 1.0 for entry in made),
         undone=undone,
+        paraphrases=None if undone else _paraphrases(run),
     )
 
 
@@ -168,7 +171,8 @@ def _requests(
     entries: Sequence[Mapping[str, Any]], facts: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[tuple[str, str], str], dict[tuple[tuple[str, str], str], str]]:
     """Return the last edit in the weights of every subject and prompt, and the first that gave it each object."""
-    latest, first = {}, {}
+    latest: dict[tuple[str, str], str] = {}
+    first: dict[tuple[tuple[str, str], str], str] = {}
     for key in (entry["id"] for entry in entries if entry["status"] in APPLIED):
         request = _request(facts[key])
         latest[request] = key
@@ -187,6 +191,15 @@ def _by_edit(rows: pl.DataFrame, column: str) -> dict[tuple[str, str], Any]:
         (edit, metric.partition("@")[2]): value
         for edit, metric, value in rows.select("edit_id", "metric", column).iter_rows()
     }
+
+
+def _paraphrases(run: RunFrames) -> Cost | None:
+    """Return how many paraphrases of the facts that stand at the end had the new object, before and after."""
+    after = run.metric("paraphrase.exact@end")
+    before = run.metric("paraphrase.exact@base").filter(pl.col("edit_id").is_in(after["edit_id"].to_list()))
+    if not len(after) or not len(before):
+        return None
+    return Cost("paraphrase.exact", *(_mean(rows["value"].fill_nan(0.0)) for rows in (before, after)))
 
 
 def _costs(run: RunFrames) -> list[Cost]:

@@ -13,7 +13,7 @@ from errata.cli.plain import echo_json, plain, shown
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from errata.analysis.correction import Correction, FactOutcome
+    from errata.analysis.correction import Correction, Cost, FactOutcome
     from errata.cli.terminal import TerminalProgress
     from errata.edits import Fact
     from errata.studies.recipe import Recipe
@@ -117,6 +117,7 @@ def verdict(found: "Correction", out: Path) -> dict[str, Any]:
         "damped": found.damped,
         "undone": found.undone,
         "costs": {cost.name: {"before": cost.before, "after": cost.after} for cost in found.costs},
+        "paraphrases": found.paraphrases and {"before": found.paraphrases.before, "after": found.paraphrases.after},
         "room": {**asdict(found.room), "says": str(found.room)},
     }
     cleaned: dict[str, Any] = plain(record)
@@ -154,15 +155,39 @@ def text(found: "Correction", out: Path) -> str:
     if found.refused:
         names = ", ".join(shown(f"{fact.subject} ({fact.id})") for fact in found.refused[:5])
         lines.append(f"{len(found.refused)} refused, with the reason in {out / 'quarantine.jsonl'}: {names}")
-    lines += [f"  {cost.name:<36} {cost.before:8.3f} → {cost.after:.3f}" for cost in found.costs]
-    if not math.isnan(found.room.level):
-        lines.append(f"  {'canary, KL in nats':<36} {0:8.3f} → {found.room.level:.3f}   of {found.room.budget:g}")
+    lines += _costs(found)
     lines += ["", str(found.room)[:1].upper() + str(found.room)[1:]]
     lines.append(f"next: errata log {out}, errata report {out}, errata export {out} --as lora --out DIR")
     return "\n".join(lines)
 
 
 def _state(fact: "FactOutcome") -> str:
+def _costs(found: "Correction") -> list[str]:
+    """Say what moved: the facts in other words, then what nobody edited; what is as it was stands on one line."""
+    rows = [_row(cost) for cost in found.costs]
+    moved = [row for row in rows if row[1] != row[2]]
+    if found.paraphrases:
+        moved.insert(0, _row(found.paraphrases))
+    room = found.room
+    lines = [f"  {name:<36} {before:>8} → {after}" for name, before, after in moved]
+    if not math.isnan(room.level):
+        lines.append(f"  {'canary, KL in nats':<36} {'0':>8} → {room.level:.3f}   of {room.budget:g}")
+    if same := [f"{name} {after}" for name, before, after in rows if before == after]:
+        lines.append(f"  unchanged: {', '.join(same)}")
+    return lines
+
+
+def _row(cost: "Cost") -> tuple[str, str, str]:
+    """Return what a figure is called, and how it is said before and after: a perplexity, or a share in per cent."""
+    from errata.report.words import DEAD, figure
+
+    before, after = (
+        DEAD if not math.isfinite(value) else f"{value:.2f}" if cost.name == "perplexity" else f"{value * 100:.1f} %"
+        for value in (cost.before, cost.after)
+    )
+    return shown(figure(cost.name)), before, after
+
+
     """Say in a few words what became of a fact."""
     if fact.superseded_by:
         return f"superseded by fact {shown(fact.superseded_by)}"
