@@ -165,6 +165,10 @@ def test_dry_runs_and_occupied_places_edit_nothing(home, tmp_path) -> None:
         invoke("edit", home / "facts.csv", "--out", tmp_path / "x", "--dry-run", "--json", *by_shove(home))
     )
     assert plan["edits"] == N
+    said = invoke("edit", home / "facts.csv", "--out", tmp_path / "x", "--dry-run", *by_shove(home)).splitlines()
+    assert said[0].split(maxsplit=1) == ["facts", f"{N} of {home / 'facts.csv'}, 1 in one update"]
+    assert [line.split()[0] for line in said[1:7]] == ["model", "method", "guard", "time", "memory", "disk"]
+    assert len(said) == 8
     assert not (tmp_path / "x").exists()
     with pytest.raises(RunError, match="holds a run already"):
         invoke("edit", home / "facts.csv", "--out", home / "run", *by_shove(home))
@@ -227,10 +231,6 @@ def test_a_terminal_obeys_nothing_that_a_model_says() -> None:
     assert "\x1b" not in text(found, Path("run"))
 
 
-def test_what_facts_lack_is_filled_in_and_nothing_is_invented(home) -> None:
-    model, facts = load(home / "model"), read_own(str(home / "facts.csv"))
-    assert facts == read_own(str(home / "facts.jsonl"))
-    whole = filled_in(model, facts)
 def test_what_moved_is_said_in_words_and_first_and_what_did_not_on_one_line() -> None:
     costs = (
         Cost("unrelated.exact", 0.95, 0.9501),
@@ -249,6 +249,10 @@ def test_what_moved_is_said_in_words_and_first_and_what_did_not_on_one_line() ->
     ]
 
 
+def test_what_facts_lack_is_filled_in_and_nothing_is_invented(home) -> None:
+    model, facts = load(home / "model"), read_own(str(home / "facts.csv"))
+    assert facts == read_own(str(home / "facts.jsonl"))
+    whole = filled_in(model, facts)
     edited = {fact.text for fact in facts}
     for before, after in zip(facts, whole, strict=True):
         assert (after.text, after.target_new, after.neighborhood_prompts) == (before.text, before.target_new, ())
@@ -331,6 +335,9 @@ def test_facts_that_the_model_cannot_read_are_named_before_any_edit(home) -> Non
     long = replace(facts[1], target_new="Oslo " * 200)
     with pytest.raises(ErrataError, match=r"fact '1' .*128 positions"):
         readable(model, [facts[0], long], skip_bad=False)
+    with pytest.raises(ErrataError, match=r"^f\.csv, line 3 \(.+\): it has \d+ tokens") as refused:
+        readable(model, [facts[0], long], skip_bad=False, places={"1": "f.csv, line 3"})
+    assert "fact '1'" not in str(refused.value)
     assert readable(model, [facts[0], long], skip_bad=True) == [facts[0]]
 
 
@@ -359,9 +366,6 @@ def test_one_in_the_middle_is_left_out_of_the_sum(run) -> None:
     base = load(json.loads((run / "run.json").read_text())["config"]["model"]["name"])
     path = base.mlp_out(LAYER)
     with closing(open_edited(run)) as edited:
-    with pytest.raises(ErrataError, match=r"^f\.csv, line 3 \(.+\): it has \d+ tokens") as refused:
-        readable(model, [facts[0], long], skip_bad=False, places={"1": "f.csv, line 3"})
-    assert "fact '1'" not in str(refused.value)
         journal = edited.trajectory.journal
         wanted = base.weight(path).clone().contiguous()
         for step in (1, 3, 5):
@@ -392,6 +396,8 @@ def test_two_states_are_compared_on_prompts(run, tmp_path) -> None:
         differences(run, 2, 2)
     with pytest.raises(RunError, match="there is no step 99"):
         differences(run, 0, 99, ["x"])
+    with pytest.raises(RunError, match=r"there is no step 7: steps so far end at 1, 2, 3, 4, 5"):
+        differences(run, 7)
 
 
 def test_what_is_proposed_anew_is_what_is_in_the_weights_without_the_old_models_answers(run) -> None:
@@ -423,8 +429,6 @@ def test_facts_are_edited_anew_on_another_base(home, run, tmp_path) -> None:
             f"probes={PROBES}",
             "--json",
         )
-    with pytest.raises(RunError, match=r"there is no step 7: steps so far end at 1, 2, 3, 4, 5"):
-        differences(run, 7)
     )
     assert [fact["id"] for fact in verdict["facts"]] == ["0", "1", "2", "4"]
     assert json.loads((out / "run.json").read_text())["config"]["model"]["name"] == str(tmp_path / "new")

@@ -39,7 +39,8 @@ def edit(
     ] = False,
     override: Annotated[list[str] | None, typer.Option("-o", metavar="KEY=VALUE", help="Override a setting.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved plan and its cost, edit nothing.")
+        bool,
+        typer.Option("--dry-run", help="Print the plan and its cost, edit nothing; every setting with --json."),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -60,7 +61,7 @@ def edit(
         for remark in remarks(chosen):
             progress.tell(remark)
         planned = plan(recipe, out, EditStream(tuple(chosen), batch_size))
-        typer.echo(planned.as_json() if as_json else str(planned))
+        typer.echo(planned.as_json() if as_json else planned.brief(str(facts)))
         return
     corrected(chosen, recipe, out, progress, skip_bad=skip_bad, as_json=as_json, places=places)
 
@@ -116,8 +117,8 @@ def verdict(found: "Correction", out: Path) -> dict[str, Any]:
         "gentler": found.gentler,
         "damped": found.damped,
         "undone": found.undone,
-        "costs": {cost.name: {"before": cost.before, "after": cost.after} for cost in found.costs},
         "paraphrases": found.paraphrases and {"before": found.paraphrases.before, "after": found.paraphrases.after},
+        "costs": {cost.name: {"before": cost.before, "after": cost.after} for cost in found.costs},
         "room": {**asdict(found.room), "says": str(found.room)},
     }
     cleaned: dict[str, Any] = plain(record)
@@ -161,7 +162,6 @@ def text(found: "Correction", out: Path) -> str:
     return "\n".join(lines)
 
 
-def _state(fact: "FactOutcome") -> str:
 def _costs(found: "Correction") -> list[str]:
     """Say what moved: the facts in other words, then what nobody edited; what is as it was stands on one line."""
     rows = [_row(cost) for cost in found.costs]
@@ -188,6 +188,7 @@ def _row(cost: "Cost") -> tuple[str, str, str]:
     return shown(figure(cost.name)), before, after
 
 
+def _state(fact: "FactOutcome") -> str:
     """Say in a few words what became of a fact."""
     if fact.superseded_by:
         return f"superseded by fact {shown(fact.superseded_by)}"
