@@ -157,6 +157,7 @@ def test_a_contradicted_fact_and_a_repeated_one_are_told_and_not_counted(home, t
     assert "[superseded by fact 4]" in found.stdout
     assert re.search(r"\[(took|did not take), repeats fact 2\]", found.stdout)
     assert re.search(r"\d of 3 facts took", found.stdout)
+    assert "Not counted: 1 that a later fact gave another object, 2 already stated by an earlier fact." in found.stdout
     assert "nan" not in found.stdout
 
 
@@ -236,6 +237,7 @@ def test_what_moved_is_said_in_words_and_first_and_what_did_not_on_one_line() ->
         Cost("unrelated.exact", 0.95, 0.9501),
         Cost("same_subject.exact", 0.9, 0.5),
         Cost("perplexity", 12.0, math.nan),
+        Cost("downstream.acceptability.accuracy", 0.5, 0.4),  # where there is F1, the report shows that alone
         Cost("downstream.acceptability.f1", 0.5, 0.5),
     )
     nothing = Room(math.nan, 0.1, None, None, None, 0)

@@ -145,12 +145,12 @@ def text(found: "Correction", out: Path) -> str:
     else:
         low, high = found.took_interval
         lines.append(f"\n{found.took} of {found.asked} facts took (95 % interval {low:.0%} to {high:.0%}).")
-    superseded = sum(fact.superseded_by != "" for fact in found.facts)
-    repeated = sum(fact.repeats != "" for fact in found.facts)
-    if superseded:
-        lines.append(f"Not counted: {superseded} that a later fact gave another object.")
-    if repeated:
-        lines.append(f"Not counted: {repeated} that repeat an earlier fact.")
+    counts = {
+        "that a later fact gave another object": sum(fact.superseded_by != "" for fact in found.facts),
+        "already stated by an earlier fact": sum(fact.repeats != "" for fact in found.facts),
+    }
+    if left_out := [f"{count} {why}" for why, count in counts.items() if count]:
+        lines.append(f"Not counted: {', '.join(left_out)}.")
     if found.damped or found.gentler:
         lines.append(f"The guard made {found.damped} smaller and {found.gentler} with a gentler setting.")
     if found.refused:
@@ -164,7 +164,11 @@ def text(found: "Correction", out: Path) -> str:
 
 def _costs(found: "Correction") -> list[str]:
     """Say what moved: the facts in other words, then what nobody edited; what is as it was stands on one line."""
-    rows = [_row(cost) for cost in found.costs]
+    from errata.analysis.curves import main_figures
+
+    tasks = main_figures(cost.name for cost in found.costs).values()
+    costs = [cost for cost in found.costs if cost.name in tasks or not cost.name.startswith("downstream.")]
+    rows = [_row(cost) for cost in costs]
     moved = [row for row in rows if row[1] != row[2]]
     if found.paraphrases:
         moved.insert(0, _row(found.paraphrases))

@@ -110,8 +110,8 @@ class Journal:
                     why = {"undone": "was undone already", "rolled-back": "was refused"}.get(was[id], was[id])
                     raise RunError(f"the edit {id!r} {why}: there is no applied edit with this id to undo.")
                 ids = ", ".join(e.id for e in active[-_SHOWN:]) or "none"
-                last = "the last applied are" if len(active) > _SHOWN else "applied are"
-                raise RunError(f"there is no edit with the id {id!r} to undo; {last} {ids}.")
+                which = "the last applied are" if len(active) > _SHOWN else "applied are"
+                raise RunError(f"there is no edit with the id {id!r} to undo; {which} {ids}.")
             if shared := [e.id for e in active if e.step == found[0].step and e.id != id]:
                 raise RunError(
                     f"edit {id!r} shares its update with {', '.join(shared)}; undo the whole batch with last=."
