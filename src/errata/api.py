@@ -8,7 +8,7 @@ from typing import Any
 from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore, default_cache
 from errata.edits import EditStream, Fact
-from errata.errors import ConfigError
+from errata.errors import ConfigError, EditDataError
 from errata.models import EditableModel
 from errata.probes.generation import generate
 from errata.studies.guarded import watch_over, with_alternatives, with_retry
@@ -84,7 +84,7 @@ def edit(
         settings: the method's settings, over those resolved for the model.
 
     Raises:
-        EditDataError: when a fact is malformed.
+        EditDataError: when a fact is malformed, or there is none.
         ConfigError: when method or settings do not exist, or `model` is not an `EditableModel`.
 
     Example:
@@ -98,6 +98,8 @@ def edit(
             f"{type(model).__name__}."
         )
     given = [facts] if isinstance(facts, Fact | Mapping) else list(facts)
+    if not given:
+        raise EditDataError("errata.edit was given no facts; give a Fact, or a list of at least one.")
     chosen = [f if isinstance(f, Fact) else Fact.from_mapping(f, str(i)) for i, f in enumerate(given)]
     if len({f.id for f in chosen}) < len(chosen):
         chosen = [replace(f, id=str(i)) for i, f in enumerate(chosen)]

@@ -1,5 +1,6 @@
 """Write files so that a reader, or a crash, never sees half of one."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,7 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-__all__ = ["append_lines", "folder_aside", "sync_folder", "write_aside"]
+__all__ = ["REFUSALS", "append_lines", "folder_aside", "sync_folder", "write_aside"]
+
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+"""By what number a disk says that it takes no more: the user's to mend, and no bug."""
 
 
 def write_aside(path: Path, content: bytes) -> None:

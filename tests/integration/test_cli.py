@@ -220,6 +220,20 @@ def test_a_full_disk_damages_nothing(errata, material, tmp_path, monkeypatch) ->
     assert json.loads(printed)["edits"] == 6
 
 
+@pytest.mark.parametrize(("number", "in_words"), [(28, True), (30, True), (2, False)])
+def test_a_disk_that_refuses_a_write_is_put_in_words_by_every_command(errata, monkeypatch, number, in_words) -> None:
+    def refused() -> None:
+        raise OSError(number, "what the system says", "the/file")
+
+    monkeypatch.setattr("errata.cli.app", refused)
+    if in_words:
+        status, _, messages = errata("frames")
+        assert (status, messages.startswith("error: the/file: what the system says. ")) == (1, True)
+    else:  # a file that is not there is no refusal: whoever looked for it has to say so
+        with pytest.raises(FileNotFoundError):
+            errata("frames")
+
+
 def test_catalogues_are_lists_of_names(errata) -> None:
     for command in ("methods", "models", "datasets", "tasks"):
         status, printed, _ = errata(command, "--json")

@@ -52,6 +52,7 @@ def test_a_model_or_family_is_shown_with_what_is_settled_for_it() -> None:
     (lab,) = json.loads(shown("lab-s", "--json"))
     assert {"memit", "wise"} <= set(lab["settings_of_its_own"])
     assert {"ke", "mend"} <= set(lab["settings_of_a_training"])
+    assert not set(lab["settings_of_a_training"]) & set(lab["defaults"])
     assert not set(lab["settings_of_its_own"]) & set(lab["defaults"])
     assert "published settings      none" in shown("gemma")
     assert isinstance(shown("lama"), ConfigError)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from errata.analysis.correction import Correction, FactOutcome, correction
+from errata.analysis.correction import Correction, Cost, FactOutcome, correction
 from errata.analysis.frames import load_run
 from errata.analysis.ledger import ledger
 from errata.analysis.room import LEAST, Room, _interval, room
@@ -118,6 +118,12 @@ def test_the_verdict_shows_every_fact_before_and_after(home) -> None:
     assert verdict["took"] == sum(fact["took"] is True for fact in verdict["facts"])
     assert set(verdict["costs"]) == {"locality.exact"}
     assert all(0 <= share <= 1 for share in verdict["costs"]["locality.exact"].values())
+    rows = load_run(home / "run").rows("proficiency").collect()
+    rows = rows.filter(pl.col("edit_id") != "3", pl.col("prompt_id").str.starts_with("paraphrase"))
+    assert verdict["paraphrases"] == {
+        when: rows.filter(pl.col("metric") == f"paraphrase.exact@{end}")["value"].mean()
+        for when, end in (("before", "base"), ("after", "end"))
+    }
     assert "unknown: too few edits" in verdict["room"]["says"]
     (refused,) = read_own(str(home / "run" / "quarantine.jsonl"))
     assert refused.id == "3"
@@ -127,11 +133,43 @@ def test_the_verdict_shows_every_fact_before_and_after(home) -> None:
     assert "finished" in said[0]
 
 
+def test_a_contradicted_fact_and_a_repeated_one_are_told_and_not_counted(home, tmp_path) -> None:
+    one, other = ({**json.loads(line)} for line in (home / "facts.jsonl").read_text().splitlines()[:2])
+    again = {**one, "target_new": other["target_new"]}
+    refused = {**other, "target_new": one["target_new"]}  # the fourth is: it contradicts nothing
+    lines = [one, again, other, refused, {**again, "subject": again["subject"].upper()}, other]
+    file, out = tmp_path / "facts.jsonl", tmp_path / "run"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = CliRunner().invoke(app, [str(a) for a in ("edit", file, "--out", out, *by_shove(home))])
+    assert "2 of 6 facts repeat an earlier fact." in found.stderr
+    assert "2 of 6 facts give an earlier subject and prompt another object" in found.stderr
+    assert "paraphrase" not in found.stderr
+    facts = {fact.id: fact for fact in correction(load_run(out)).facts}
+    assert [(fact.superseded_by, fact.repeats) for fact in facts.values()] == [
+        ("4", ""),
+        ("", ""),
+        ("", ""),
+        ("", ""),
+        ("", "1"),
+        ("", "2"),
+    ]
+    assert [key for key, fact in facts.items() if fact.asked] == ["1", "2", "3"]
+    assert "[superseded by fact 4]" in found.stdout
+    assert re.search(r"\[(took|did not take), repeats fact 2\]", found.stdout)
+    assert re.search(r"\d of 3 facts took", found.stdout)
+    assert "Not counted: 1 that a later fact gave another object, 2 already stated by an earlier fact." in found.stdout
+    assert "nan" not in found.stdout
+
+
 def test_dry_runs_and_occupied_places_edit_nothing(home, tmp_path) -> None:
     plan = json.loads(
         invoke("edit", home / "facts.csv", "--out", tmp_path / "x", "--dry-run", "--json", *by_shove(home))
     )
     assert plan["edits"] == N
+    said = invoke("edit", home / "facts.csv", "--out", tmp_path / "x", "--dry-run", *by_shove(home)).splitlines()
+    assert said[0].split(maxsplit=1) == ["facts", f"{N} of {home / 'facts.csv'}, 1 in one update"]
+    assert [line.split()[0] for line in said[1:7]] == ["model", "method", "guard", "time", "memory", "disk"]
+    assert len(said) == 8
     assert not (tmp_path / "x").exists()
     with pytest.raises(RunError, match="holds a run already"):
         invoke("edit", home / "facts.csv", "--out", home / "run", *by_shove(home))
@@ -192,6 +230,25 @@ def test_a_terminal_obeys_nothing_that_a_model_says() -> None:
     fact = FactOutcome(1, "\x1b", "\x1b", "\x1b", "\x1b", "rolled-back", "\x1b", "\x1b", "\x1b", 0.1, 0.1, None)
     found = Correction((fact,), (), Room(math.nan, 0.1, None, None, None, 0), 0, 0)
     assert "\x1b" not in text(found, Path("run"))
+
+
+def test_what_moved_is_said_in_words_and_first_and_what_did_not_on_one_line() -> None:
+    costs = (
+        Cost("unrelated.exact", 0.95, 0.9501),
+        Cost("same_subject.exact", 0.9, 0.5),
+        Cost("perplexity", 12.0, math.nan),
+        Cost("downstream.acceptability.accuracy", 0.5, 0.4),  # where there is F1, the report shows that alone
+        Cost("downstream.acceptability.f1", 0.5, 0.5),
+    )
+    nothing = Room(math.nan, 0.1, None, None, None, 0)
+    said = text(Correction((), costs, nothing, 0, 0, 0, Cost("paraphrase.exact", 0.0, 0.0)), Path("run"))
+    rows = [re.sub(" +", " ", line.strip()) for line in said.splitlines() if line.startswith("  ")]
+    assert rows == [
+        "new facts in other words 0.0 % → 0.0 %",
+        "other facts of the same subjects 90.0 % → 50.0 %",
+        "perplexity 12.00 → dead",
+        "unchanged: unrelated facts 95.0 %, task acceptability (F1) 50.0 %",
+    ]
 
 
 def test_what_facts_lack_is_filled_in_and_nothing_is_invented(home) -> None:
@@ -280,6 +337,9 @@ def test_facts_that_the_model_cannot_read_are_named_before_any_edit(home) -> Non
     long = replace(facts[1], target_new="Oslo " * 200)
     with pytest.raises(ErrataError, match=r"fact '1' .*128 positions"):
         readable(model, [facts[0], long], skip_bad=False)
+    with pytest.raises(ErrataError, match=r"^f\.csv, line 3 \(.+\): it has \d+ tokens") as refused:
+        readable(model, [facts[0], long], skip_bad=False, places={"1": "f.csv, line 3"})
+    assert "fact '1'" not in str(refused.value)
     assert readable(model, [facts[0], long], skip_bad=True) == [facts[0]]
 
 
@@ -314,10 +374,13 @@ def test_one_in_the_middle_is_left_out_of_the_sum(run) -> None:
             journal.update(step).changes[path].add_to(wanted)
     assert "replayed as they were computed" in invoke("undo", run, "--id", "1")
     assert torch.equal(weight(run), wanted)
-    with pytest.raises(RunError, match="no applied edit with the id '1'"):
-        undo(run, id="1")
-    with pytest.raises(RunError, match="no applied edit with the id '3'"):  # it was refused
-        undo(run, id="3")
+    for id, why in (
+        ("1", "the edit '1' was undone already"),
+        ("3", "the edit '3' was refused"),
+        ("f9", "no edit with the id 'f9' to undo; applied are 0, 2, 4"),
+    ):
+        with pytest.raises(RunError, match=why):
+            undo(run, id=id)
     with pytest.raises(ErrataError, match="not both"):
         invoke("undo", run, "--id", "0", "--last", 1)
 
@@ -335,6 +398,8 @@ def test_two_states_are_compared_on_prompts(run, tmp_path) -> None:
         differences(run, 2, 2)
     with pytest.raises(RunError, match="there is no step 99"):
         differences(run, 0, 99, ["x"])
+    with pytest.raises(RunError, match=r"there is no step 7: steps so far end at 1, 2, 3, 4, 5"):
+        differences(run, 7)
 
 
 def test_what_is_proposed_anew_is_what_is_in_the_weights_without_the_old_models_answers(run) -> None:

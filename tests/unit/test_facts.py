@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from errata.api import edit
 from errata.edits import Check, EditStream, Fact, standing
 from errata.errors import ConfigError, EditDataError
-from tiny import tiny_facts
+from tiny import tiny_facts, tiny_model
 
 GOOD = {"subject": "Ada", "prompt": "{} was born in", "target_new": "Oslo"}
 
@@ -166,3 +167,8 @@ def test_the_fingerprint_changes_with_content_order_and_batch_size() -> None:
     differing = [i for i, (a, b) in enumerate(zip(streams[0].hashes(), streams[3].hashes(), strict=True)) if a != b]
     assert differing == [1]
     assert EditStream(facts).fingerprint() == EditStream(tuple(tiny_facts(3))).fingerprint()
+
+
+def test_to_edit_nothing_is_refused() -> None:
+    with pytest.raises(EditDataError, match="given no facts"):
+        edit(tiny_model("gpt2"), [])

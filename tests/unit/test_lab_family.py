@@ -1,14 +1,17 @@
 """The lab's family: models of one world, and a twin that answers questions in its chat template."""
 
+import errno
 import json
+import shutil
 from random import Random
 
 import pytest
 
+from errata.errors import ModelError
 from errata.lab.batches import BatchMaker
 from errata.lab.dialogue import asked, questions
 from errata.lab.evaluate import recall, right_facts
-from errata.lab.models import LAB_MODELS, asset_path, load_world
+from errata.lab.models import LAB_MODELS, asset_path, export, load_world
 from errata.lab.tasks import TASKS
 from errata.models import load
 from errata.models.chat import ChatForm
@@ -64,3 +67,16 @@ def test_the_template_writes_a_turn_as_the_training_does() -> None:
             assert form.encode(written)["input_ids"] == trained
     word = world.relations[0].objects[0]
     assert form.answer_ids(word) == maker.words(word)
+
+
+def test_a_place_that_takes_no_model_is_named(tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ModelError, match=r"lab-s could not be written to .*file/out"):
+        export("lab-s", tmp_path / "file" / "out")
+
+    def full(*given: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(ModelError, match=r"\(\[Errno \d+\] No space left on device\)\. Make room"):
+        export("lab-s", tmp_path / "out")

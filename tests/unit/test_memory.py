@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -179,3 +180,8 @@ def test_a_recipe_is_planned_without_weights(seven_billion, tmp_path) -> None:
     assert planned.seconds_per_edit > 0
     assert "at most on cuda" in str(planned)
     assert json.loads(planned.as_json())["memory"][1]["bytes"] == 4 * PARAMETERS_7B
+    brief = planned.brief("facts.jsonl")
+    assert "1 of facts.jsonl" in brief
+    assert "layers" in brief
+    for each, edits, total in ((0.99, 3, "3 s for 3"), (2.0, 90, "3 min for 90"), (3.0, 1800, "1.5 h for 1800")):
+        assert total in replace(planned, seconds_per_edit=each, edits=edits).brief("facts.jsonl")

@@ -322,6 +322,26 @@ def test_a_table_gives_the_facts_that_lines_give(tmp_path: Path) -> None:
     assert second.checks == (Check("B. was born in", ("Rome",), kind="alias"),)
 
 
+@pytest.mark.parametrize(
+    ("name", "one", "both"),
+    [
+        ("facts.csv", "subject,prompt,target\nAda,{} is,x", "subject,prompt,target,target_new\nAda,{} is,x,y"),
+        (
+            "facts.jsonl",
+            '{"subject": "Ada", "prompt": "{} is", "target": "x"}',
+            '{"subject": "Ada", "prompt": "{} is", "target": "x", "target_new": "y"}',
+        ),
+    ],
+)
+def test_a_target_is_the_new_object_unless_both_are_there(tmp_path: Path, name: str, one: str, both: str) -> None:
+    file = tmp_path / name
+    file.write_text(one, encoding="utf-8")
+    assert load_facts("jsonl", str(file)) == [Fact("Ada", "{} is", "x")]
+    file.write_text(both, encoding="utf-8")
+    with pytest.raises(EditDataError, match=r"unknown field\(s\) 'target'"):
+        load_facts("jsonl", str(file))
+
+
 SOUND = {
     "subject": "Ada",
     "prompt": "{} is",

@@ -1,6 +1,8 @@
 """What a run's directory notes beside its rows."""
 
+import errno
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,5 +61,25 @@ def test_a_run_begins_where_nothing_is_but_what_a_killed_beginning_left(tmp_path
     (store.path / "thesis.tex").write_text("x")
     with pytest.raises(RunError, match=r"not empty: it holds thesis\.tex"):
         store.check_free()
-    with pytest.raises(RunError, match="not empty"):
+    with pytest.raises(RunError, match=r"thesis\.tex is a file"):
         RunStore(store.path / "thesis.tex").check_free()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_disk_that_refuses_is_put_in_words_and_resuming_is_advised_where_a_run_has_begun(begun, tmp_path) -> None:
+    store = RunStore(tmp_path / "run")
+    if begun:
+        store.path.mkdir()
+        (store.path / "run.json").write_text("{}")
+    with pytest.raises(RunError, match="No space left") as refused, store.lock():
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert ("errata resume" in str(refused.value)) is begun
+    assert ("Nothing was recorded" in str(refused.value)) is not begun
+
+
+def test_a_place_where_no_directory_can_be_made_is_put_in_words(tmp_path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    # What /proc says to a new directory is that there is no such file.
+    for place in (tmp_path / "file" / "run", Path("/proc/errata/run")):
+        with pytest.raises(RunError, match=r"could not be written: .*Nothing was recorded"), RunStore(place).lock():
+            pass

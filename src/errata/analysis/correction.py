@@ -1,6 +1,7 @@
 """What a list of corrections came to: each fact before and after, what it cost elsewhere, how many more are safe."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,8 @@ class FactOutcome:
         p_before, p_after: probability of the new object, the geometric mean over its tokens; NaN likewise.
         took: whether the model says the new object after the last edit, each token the most probable one; None where
             the edit is not in the weights, a later one contradicts it, or nothing was measured of the present model.
+        superseded_by: id of the last edit, where that gave the same subject and prompt another object; empty for none.
+        repeats: id of the first edit that states the same, where this is a further one; empty for none.
     """
 
     edit: int
@@ -43,6 +46,13 @@ class FactOutcome:
     p_before: float
     p_after: float
     took: bool | None
+    superseded_by: str = ""
+    repeats: str = ""
+
+    @property
+    def asked(self) -> bool:
+        """Whether it counts: it was to be taught and is not taken back, contradicted later, or a repetition."""
+        return self.status != "undone" and not self.superseded_by and not self.repeats
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,7 @@ class Correction:
         gentler: edits that the guard made with another setting of the method.
         damped: edits that it made smaller.
         undone: how many edits were taken back after the measuring, whose figures are another model's and left out.
+        paraphrases: the share of the standing facts' paraphrases that have the new object; None where none was asked.
     """
 
     facts: tuple[FactOutcome, ...]
@@ -73,11 +84,12 @@ class Correction:
     gentler: int
     damped: int
     undone: int = 0
+    paraphrases: Cost | None = None
 
     @property
     def took(self) -> int:
-        """How many facts the model says now."""
-        return sum(fact.took is True for fact in self.facts)
+        """How many facts the model says now, each once."""
+        return sum(fact.asked and fact.took is True for fact in self.facts)
 
     @property
     def refused(self) -> tuple[FactOutcome, ...]:
@@ -86,8 +98,8 @@ class Correction:
 
     @property
     def asked(self) -> int:
-        """How many facts were to be taught and not taken back."""
-        return sum(fact.status != "undone" for fact in self.facts)
+        """How many facts were to be taught, not taken back, and not contradicted later; each once."""
+        return sum(fact.asked for fact in self.facts)
 
     @property
     def took_interval(self) -> tuple[float, float]:
@@ -115,11 +127,16 @@ def correction(run: RunFrames) -> Correction:
     exact = _by_edit(rows.filter(pl.col("metric").str.starts_with("efficacy.exact")), "value")
     texts = _by_edit(run.rows("text").collect(), "text")
     undone = sum(entry["status"] == "undone" for entry in entries)
+    latest, first = _requests(entries, facts)
     outcomes = []
     for entry in entries:
         fact, key, applied = facts[entry["id"]], entry["id"], entry["status"] in APPLIED
         when = "none" if undone else "end" if applied else "now"
         said = exact.get((key, when)) if applied else None
+        request, target = _request(fact), fact["target_new"].strip()
+        last = latest[request] if applied else key
+        superseded = facts[last]["target_new"].strip() != target
+        stated = first[request, target] if applied and not superseded else key
         outcomes.append(
             FactOutcome(
                 edit=entry["edit"],
@@ -134,6 +151,8 @@ def correction(run: RunFrames) -> Correction:
                 p_before=math.exp(logp.get((key, "base"), math.nan)),
                 p_after=math.exp(logp.get((key, when), math.nan)),
                 took=None if said is None else said == 1.0,
+                superseded_by=last if superseded else "",
+                repeats=stated if stated != key else "",
             )
         )
     made = [entry for entry in entries if entry["status"] in APPLIED]
@@ -144,7 +163,26 @@ def correction(run: RunFrames) -> Correction:
         gentler=sum(entry.get("setting", 0) > 0 for entry in made),
         damped=sum(entry.get("scale", 1.0) < 1.0 for entry in made),
         undone=undone,
+        paraphrases=None if undone else _paraphrases(run),
     )
+
+
+def _requests(
+    entries: Sequence[Mapping[str, Any]], facts: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[tuple[str, str], str], dict[tuple[tuple[str, str], str], str]]:
+    """Return the last edit in the weights of every subject and prompt, and the first that gave it each object."""
+    latest: dict[tuple[str, str], str] = {}
+    first: dict[tuple[tuple[str, str], str], str] = {}
+    for key in (entry["id"] for entry in entries if entry["status"] in APPLIED):
+        request = _request(facts[key])
+        latest[request] = key
+        first.setdefault((request, facts[key]["target_new"].strip()), key)
+    return latest, first
+
+
+def _request(fact: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what is asked, as `errata.edits.standing` compares it."""
+    return fact["subject"].lower(), fact["prompt"]
 
 
 def _by_edit(rows: pl.DataFrame, column: str) -> dict[tuple[str, str], Any]:
@@ -153,6 +191,15 @@ def _by_edit(rows: pl.DataFrame, column: str) -> dict[tuple[str, str], Any]:
         (edit, metric.partition("@")[2]): value
         for edit, metric, value in rows.select("edit_id", "metric", column).iter_rows()
     }
+
+
+def _paraphrases(run: RunFrames) -> Cost | None:
+    """Return how many paraphrases of the facts that stand at the end had the new object, before and after."""
+    after = run.metric("paraphrase.exact@end")
+    before = run.metric("paraphrase.exact@base").filter(pl.col("edit_id").is_in(after["edit_id"].to_list()))
+    if not len(after) or not len(before):
+        return None
+    return Cost("paraphrase.exact", *(_mean(rows["value"].fill_nan(0.0)) for rows in (before, after)))
 
 
 def _costs(run: RunFrames) -> list[Cost]:

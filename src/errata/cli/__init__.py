@@ -28,6 +28,7 @@ from errata.cli import (
     train,
 )
 from errata.errors import ErrataError
+from errata.files import REFUSALS
 
 __all__ = ["app", "main"]
 
@@ -88,6 +89,13 @@ def main() -> None:
         app()
     except ErrataError as e:
         sys.stderr.write(f"error: {e}\n")
+        sys.exit(1)
+    except OSError as e:
+        if e.errno not in REFUSALS:
+            raise
+        sys.stderr.write(
+            f"error: {e.filename or 'a file'}: {e.strerror}. Make room, mend the disk, or change places.\n"
+        )
         sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

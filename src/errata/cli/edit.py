@@ -11,9 +11,9 @@ import typer
 from errata.cli.plain import echo_json, plain, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from errata.analysis.correction import Correction
+    from errata.analysis.correction import Correction, Cost, FactOutcome
     from errata.cli.terminal import TerminalProgress
     from errata.edits import Fact
     from errata.studies.recipe import Recipe
@@ -39,16 +39,18 @@ def edit(
     ] = False,
     override: Annotated[list[str] | None, typer.Option("-o", metavar="KEY=VALUE", help="Override a setting.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved plan and its cost, edit nothing.")
+        bool,
+        typer.Option("--dry-run", help="Print the plan and its cost, edit nothing; every setting with --json."),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Correct a model's facts under guard; show each before and after, what it cost, and how many more are safe."""
     from errata.cli.terminal import TerminalProgress
-    from errata.studies.correct import correction_recipe, read_facts
+    from errata.studies.correct import correction_recipe, read_facts, remarks
 
     progress = TerminalProgress(out.name)
-    chosen = read_facts(facts, skip_bad=skip_bad, tell=progress.tell)
+    places: dict[str, str] = {}
+    chosen = read_facts(facts, skip_bad=skip_bad, tell=progress.tell, places=places)
     recipe = correction_recipe(
         model, method, out, len(chosen), batch_size=batch_size, guard=guard, author=author, overrides=override or ()
     )
@@ -56,14 +58,23 @@ def edit(
         from errata.edits import EditStream
         from errata.studies.plan import plan
 
+        for remark in remarks(chosen):
+            progress.tell(remark)
         planned = plan(recipe, out, EditStream(tuple(chosen), batch_size))
-        typer.echo(planned.as_json() if as_json else str(planned))
+        typer.echo(planned.as_json() if as_json else planned.brief(str(facts)))
         return
-    corrected(chosen, recipe, out, progress, skip_bad=skip_bad, as_json=as_json)
+    corrected(chosen, recipe, out, progress, skip_bad=skip_bad, as_json=as_json, places=places)
 
 
 def corrected(
-    facts: "Sequence[Fact]", recipe: "Recipe", out: Path, progress: "TerminalProgress", *, skip_bad: bool, as_json: bool
+    facts: "Sequence[Fact]",
+    recipe: "Recipe",
+    out: Path,
+    progress: "TerminalProgress",
+    *,
+    skip_bad: bool,
+    as_json: bool,
+    places: "Mapping[str, str] | None" = None,
 ) -> None:
     """Edit facts into a run directory and print the verdict; an interruption says how to go on."""
     from errata.models import load
@@ -73,7 +84,7 @@ def corrected(
     RunStore(out).check_free()  # before anything takes its time; `correct` asks again
     asked = recipe.model
     model = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map)
-    chosen = readable(model, facts, skip_bad=skip_bad, tell=progress.tell)
+    chosen = readable(model, facts, skip_bad=skip_bad, tell=progress.tell, places=places)
     try:
         correct(chosen, recipe, out, model, progress)
     except KeyboardInterrupt:
@@ -106,6 +117,7 @@ def verdict(found: "Correction", out: Path) -> dict[str, Any]:
         "gentler": found.gentler,
         "damped": found.damped,
         "undone": found.undone,
+        "paraphrases": found.paraphrases and {"before": found.paraphrases.before, "after": found.paraphrases.after},
         "costs": {cost.name: {"before": cost.before, "after": cost.after} for cost in found.costs},
         "room": {**asdict(found.room), "says": str(found.room)},
     }
@@ -119,14 +131,12 @@ def text(found: "Correction", out: Path) -> str:
 
     lines = []
     for fact in found.facts[:_SHOWN]:
-        took = {True: "took", False: "did not take", None: fact.status}[fact.took]
-        state = took if fact.status == "applied" else {"rolled-back": "refused"}.get(fact.status, fact.status)
         why = f": {shown(fact.reason)}" if fact.reason else ""
         lines += [
-            f"{shown(fact.prompt)} … {shown(fact.target)}   [{state}{why}]",
+            f"{shown(fact.prompt)} … {shown(fact.target)}   [{_state(fact)}{why}]",
             f"  before  {shown(fact.before)}   (P {fact.p_before:.3f})",
         ]
-        if not found.undone:
+        if not found.undone and not fact.superseded_by:
             lines.append(f"  after   {shown(fact.after)}   (P {fact.p_after:.3f})")
     if len(found.facts) > _SHOWN:
         lines.append(f"... and {len(found.facts) - _SHOWN} more: errata log {out}")
@@ -135,14 +145,57 @@ def text(found: "Correction", out: Path) -> str:
     else:
         low, high = found.took_interval
         lines.append(f"\n{found.took} of {found.asked} facts took (95 % interval {low:.0%} to {high:.0%}).")
+    counts = {
+        "that a later fact gave another object": sum(fact.superseded_by != "" for fact in found.facts),
+        "already stated by an earlier fact": sum(fact.repeats != "" for fact in found.facts),
+    }
+    if left_out := [f"{count} {why}" for why, count in counts.items() if count]:
+        lines.append(f"Not counted: {', '.join(left_out)}.")
     if found.damped or found.gentler:
         lines.append(f"The guard made {found.damped} smaller and {found.gentler} with a gentler setting.")
     if found.refused:
         names = ", ".join(shown(f"{fact.subject} ({fact.id})") for fact in found.refused[:5])
         lines.append(f"{len(found.refused)} refused, with the reason in {out / 'quarantine.jsonl'}: {names}")
-    lines += [f"  {cost.name:<36} {cost.before:8.3f} → {cost.after:.3f}" for cost in found.costs]
-    if not math.isnan(found.room.level):
-        lines.append(f"  {'canary, KL in nats':<36} {0:8.3f} → {found.room.level:.3f}   of {found.room.budget:g}")
+    lines += _costs(found)
     lines += ["", str(found.room)[:1].upper() + str(found.room)[1:]]
     lines.append(f"next: errata log {out}, errata report {out}, errata export {out} --as lora --out DIR")
     return "\n".join(lines)
+
+
+def _costs(found: "Correction") -> list[str]:
+    """Say what moved: the facts in other words, then what nobody edited; what is as it was stands on one line."""
+    from errata.analysis.curves import main_figures
+
+    tasks = main_figures(cost.name for cost in found.costs).values()
+    costs = [cost for cost in found.costs if cost.name in tasks or not cost.name.startswith("downstream.")]
+    rows = [_row(cost) for cost in costs]
+    moved = [row for row in rows if row[1] != row[2]]
+    if found.paraphrases:
+        moved.insert(0, _row(found.paraphrases))
+    room = found.room
+    lines = [f"  {name:<36} {before:>8} → {after}" for name, before, after in moved]
+    if not math.isnan(room.level):
+        lines.append(f"  {'canary, KL in nats':<36} {'0':>8} → {room.level:.3f}   of {room.budget:g}")
+    if same := [f"{name} {after}" for name, before, after in rows if before == after]:
+        lines.append(f"  unchanged: {', '.join(same)}")
+    return lines
+
+
+def _row(cost: "Cost") -> tuple[str, str, str]:
+    """Return what a figure is called, and how it is said before and after: a perplexity, or a share in per cent."""
+    from errata.report.words import DEAD, figure
+
+    before, after = (
+        DEAD if not math.isfinite(value) else f"{value:.2f}" if cost.name == "perplexity" else f"{value * 100:.1f} %"
+        for value in (cost.before, cost.after)
+    )
+    return shown(figure(cost.name)), before, after
+
+
+def _state(fact: "FactOutcome") -> str:
+    """Say in a few words what became of a fact."""
+    if fact.superseded_by:
+        return f"superseded by fact {shown(fact.superseded_by)}"
+    took = {True: "took", False: "did not take", None: fact.status}[fact.took]
+    state = took if fact.status == "applied" else {"rolled-back": "refused"}.get(fact.status, fact.status)
+    return f"{state}, repeats fact {shown(fact.repeats)}" if fact.repeats else state

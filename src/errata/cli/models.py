@@ -53,7 +53,7 @@ def _lab(name: str) -> dict[str, Any]:
         "edited_at_layer": spec.site,
         "settings_of_its_own": sorted(settled),
         "settings_of_a_training": sorted(trained),
-        "defaults": sorted(editors().keys() - settled.keys()),
+        "defaults": sorted(editors().keys() - settled.keys() - trained.keys()),
         "card": f"docs/lab/{name}.md",
     }
 

@@ -76,12 +76,14 @@ def report(
 
 def compare(
     runs: Runs,
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("compare.html"),
+    out: Annotated[Path, typer.Option(help="The page; by default compare.html, in the current directory.")] = Path(
+        "compare.html"
+    ),
     table: Annotated[Style, typer.Option(help="How the table is printed.")] = Style.text,
     export: Export = None,
     as_json: Json = False,
 ) -> None:
-    """Lay several runs over one another, and print the first paper's Table 3 for them."""
+    """Lay several runs over one another in a page, compare.html, and print what each of them costs."""
     from errata.analysis.room import taken_back
     from errata.report.compare import compare as write
 
@@ -204,7 +206,8 @@ def _print(table: "Table3") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(title="Table 3 (2401.07453), measured", title_justify="left", show_lines=True)
+    title = "What each method costs: a word, then the figure until the collapse (Table 3 of arXiv 2401.07453)"
+    grid = Table(title=title, title_justify="left", show_lines=True)
     for head in ("", *table.runs):
         grid.add_column(Text(head))
     for row, cells in table.rows.items():

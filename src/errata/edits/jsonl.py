@@ -34,14 +34,15 @@ def read_jsonl(
     return read_own(path)
 
 
-def read_own(path: str, refuse: Refuse = raising) -> list[Fact]:
+def read_own(path: str, refuse: Refuse = raising, places: dict[str, str] | None = None) -> list[Fact]:
     """Read facts, and say of each malformed record what is wrong with it.
 
-    A line of a run's `quarantine.jsonl` stands for the fact that it holds.
+    A line of a run's `quarantine.jsonl` stands for the fact that it holds; a field `target` for `target_new`.
 
     Args:
         path: the file, a directory of them, or a hub name.
         refuse: receives it, with file, line and field; the record is left out then. Raises it by default.
+        places: receives where each fact stands, by its id.
     """
     facts: list[Fact] = []
     taken: set[str] = set()
@@ -51,19 +52,30 @@ def read_own(path: str, refuse: Refuse = raising) -> list[Fact]:
             if fact.id in taken:
                 raise EditDataError(f"field 'id': {fact.id!r} is an earlier fact's already; ids must be unique.")
         except EditDataError as e:
-            refuse(EditDataError(f"{place}: {e}"))
+            refuse(EditDataError(f"{place}: {_unnumbered(str(e), index)}"))
             continue
         taken.add(fact.id)
+        if places is not None:
+            places[fact.id] = place
         facts.append(fact)
     return facts
 
 
+def _unnumbered(error: str, index: int) -> str:
+    """Return what is wrong without the record's number, from 0: the line, from 1, stands before it."""
+    return error.removeprefix(f"record {index}: ").removeprefix(f"fact {str(index)!r}: ")
+
+
 def _own(record: Mapping[str, Any], cells: bool) -> Mapping[str, Any]:
     """Return a line's fact, whether it stands there by itself, as a table's row, or in quarantine."""
-    if cells:
-        return _from_cells(record)
     kept = record.get("fact")
-    return kept if isinstance(kept, Mapping) and "reason" in record else record
+    if cells:
+        record = _from_cells(record)
+    elif isinstance(kept, Mapping) and "reason" in record:
+        record = kept
+    if "target" in record and "target_new" not in record:
+        record = {"target_new" if name == "target" else name: value for name, value in record.items()}
+    return record
 
 
 def _from_cells(row: Mapping[str, str]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Read records from JSON, JSON Lines, either of them gzipped, CSV, or the hub, each with the place it came from."""
 
+import codecs
 import csv
 import gzip
 import io
@@ -60,7 +61,9 @@ def local_records(path: Path, refuse: Refuse = raising) -> Iterator[tuple[str, R
         content = path.read_bytes()
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
     except UnicodeDecodeError as e:
-        raise EditDataError(f"{path} is not UTF-8 ({e}). Convert it: iconv -f latin1 -t utf-8.") from e
+        # Word processors and spreadsheets that save "Unicode" begin so; else what is not UTF-8 is mostly Latin-1.
+        kind = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin1"
+        raise EditDataError(f"{path} is not UTF-8 ({e}). Convert it: iconv -f {kind} -t utf-8.") from e
     except (OSError, EOFError, zlib.error) as e:
         raise EditDataError(f"{path} cannot be read, or is cut short ({e}). Fetch or write it again.") from e
     if path.suffix == ".csv":
@@ -80,11 +83,15 @@ def _table(path: Path, text: str, refuse: Refuse) -> Iterator[tuple[str, Record]
     """Yield the rows of a table with a header line; empty cells are left out."""
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
+        header = list(reader.fieldnames or ())
+        if len(header) == 1 and (other := next((sign for sign in ";\t|" if sign in header[0]), None)):
+            raise EditDataError(
+                f"{path}: its columns are separated by {other!r}, but commas are needed. Save it again with commas."
+            )
         for row in reader:
             place = f"{path}, line {reader.line_num}"
             if None in row or None in row.values():
-                cells = len(reader.fieldnames or ())
-                refuse(EditDataError(f"{place}: {cells} cells are needed, as in the header line."))
+                refuse(EditDataError(f"{place}: {len(header)} cells are needed, as in the header line."))
                 continue
             yield place, {name: cell for name, cell in row.items() if cell.strip()}
     except csv.Error as e:

@@ -135,11 +135,18 @@ def export(name: str, out: Path | str) -> Path:
         out: the directory, made where it is missing.
 
     Raises:
-        ModelError: when there is no such lab model, or its files are missing.
+        ModelError: when there is no such lab model, its files are missing, or the directory cannot be written.
     """
     source, target = asset_path(name), Path(out)
     if not (source / "model.safetensors").exists():
         raise ModelError(f"{name} has no weights in {source}; rebuild them with: errata lab train {name}")
-    shutil.copytree(source, target, dirs_exist_ok=True)
-    write_facts(target / "facts.jsonl", load_world(name).facts())
+    try:
+        shutil.copytree(source, target, dirs_exist_ok=True)
+        write_facts(target / "facts.jsonl", load_world(name).facts())
+    except OSError as e:
+        # What copies many files raises one error with a list of them.
+        why = e.args[0][0][2] if isinstance(e, shutil.Error) else e
+        raise ModelError(
+            f"{name} could not be written to {target} ({why}). Make room or mend the disk, or name another --out."
+        ) from e
     return target

@@ -24,9 +24,14 @@ from errata.report.theme import SERIES
 __all__ = ["Tables", "compare", "comparison", "labels", "overview"]
 
 FIGURES = (
-    ("efficacy.success@now", "New edits", "Efficacy right after each edit; mean of 50 with its 95 % interval.", 50),
-    ("paraphrase.success@now", "New edits in other words", "Paraphrases right after each edit; mean of 50.", 50),
-    ("neighborhood.success@now", "Neighbors of new edits", "Neighborhood right after each edit; mean of 50.", 50),
+    (
+        "efficacy.success@now",
+        "New edits",
+        "Efficacy right after each edit; mean of up to 50, 95 % interval.",
+        50,
+    ),
+    ("paraphrase.success@now", "New edits in other words", "Paraphrases right after each edit; mean of up to 50.", 50),
+    ("neighborhood.success@now", "Neighbors of new edits", "Neighborhood right after each edit; mean of up to 50.", 50),
     ("forgotten.current", "Earlier edits forgotten", "Of the edits exact when made, how many are not now.", 1),
     ("unrelated.exact", "Unrelated facts", "Facts about subjects never edited, exact.", 1),
 )

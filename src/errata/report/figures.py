@@ -119,7 +119,7 @@ def _proficiency(curves: pl.DataFrame) -> Figure:
         "Do new edits take?",
         "Right after each edit: the new object more probable than the true one on the edit's prompt (efficacy) and in "
         "other words (paraphrase), the true one still so for neighbors (neighborhood); score is their harmonic mean. "
-        "Solid: mean of 50 edits with its 95 % interval. Dotted: of 5. At 50 % a model is guessing.",
+        "Solid: mean of up to 50 edits with its 95 % interval. Dotted: of 5. At 50 % a model is guessing.",
         tuple(lines),
         _join(frames),
         chance=0.5,

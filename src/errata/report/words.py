@@ -4,10 +4,26 @@ import json
 import math
 from typing import Any
 
-__all__ = ["DASH", "DEAD", "bounded", "number", "outcome", "safe_json", "share", "span"]
+__all__ = ["DASH", "DEAD", "bounded", "figure", "number", "outcome", "safe_json", "share", "span"]
 
 DASH = "–"
 DEAD = "dead"
+
+_FIGURES = {
+    "paraphrase.exact": "new facts in other words",
+    "unrelated.exact": "unrelated facts",
+    "same_subject.exact": "other facts of the same subjects",
+    "neighborhood.success": "facts of neighbors",
+    "locality.exact": "answers about neighbors",
+}
+
+
+def figure(metric: str) -> str:
+    """Say in words what a metric measures, as the charts do; its own name where there are none."""
+    if metric.startswith("downstream."):
+        task, _, what = metric.removeprefix("downstream.").rpartition(".")
+        return f"task {task} ({'F1' if what == 'f1' else what})"
+    return _FIGURES.get(metric, metric)
 
 
 def share(value: float | None) -> str:

@@ -1,6 +1,6 @@
 """Correct a list of facts: read them, fill in what they lack, edit them under guard into a run directory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -9,6 +9,7 @@ from typing import Any
 from errata.editors.contexts import ContextSettings, sample_contexts
 from errata.edits import Check, EditStream, Fact
 from errata.edits.check import foreign_characters
+from errata.edits.dataset import DataReport
 from errata.edits.jsonl import read_own
 from errata.errors import ConfigError, EditDataError
 from errata.models import EditableModel
@@ -17,7 +18,7 @@ from errata.studies.progress import Progress
 from errata.studies.recipe import Recipe, load_recipe
 from errata.studies.run import run
 
-__all__ = ["GENERATED", "correct", "correction_recipe", "filled_in", "read_facts", "readable"]
+__all__ = ["GENERATED", "correct", "correction_recipe", "filled_in", "read_facts", "readable", "remarks"]
 
 GENERATED = "generated"
 """What the groups of checks begin with that are not the user's own: their answers are the unedited model's."""
@@ -30,24 +31,36 @@ _ANSWER = 6  # tokens of a neighbor's answer, of which the first word is asked f
 _MARGIN = 16  # tokens that a method may put before a prompt
 
 
-def read_facts(path: Path, *, skip_bad: bool = False, tell: Callable[[str], None] = lambda message: None) -> list[Fact]:
+def read_facts(
+    path: Path,
+    *,
+    skip_bad: bool = False,
+    tell: Callable[[str], None] = lambda message: None,
+    places: dict[str, str] | None = None,
+) -> list[Fact]:
     """Read facts from JSON Lines, JSON or CSV.
 
     Args:
         path: the file.
         skip_bad: leave malformed records out, and tell of each; else they are refused all together, before any edit.
         tell: receives one remark a malformed record.
+        places: receives the file and line of each fact, by its id.
 
     Raises:
         EditDataError: when records are malformed, each named with line and field; or when there are none.
     """
     found: list[str] = []
-    facts = read_own(str(path), lambda error: found.append(str(error)))
+    facts = read_own(str(path), lambda error: found.append(str(error)), places)
     return _accepted(facts, found, str(path), skip_bad, tell)
 
 
 def readable(
-    model: EditableModel, facts: Sequence[Fact], *, skip_bad: bool, tell: Callable[[str], None] = lambda message: None
+    model: EditableModel,
+    facts: Sequence[Fact],
+    *,
+    skip_bad: bool,
+    tell: Callable[[str], None] = lambda message: None,
+    places: Mapping[str, str] | None = None,
 ) -> list[Fact]:
     """Return the facts that the model can read: prompt and object fit its positions, the object has tokens.
 
@@ -56,16 +69,18 @@ def readable(
         facts: the facts.
         skip_bad: as in `read_facts`.
         tell: as in `read_facts`.
+        places: where facts stand, by their ids; a fact without is named by its id.
     """
     found, good = [], []
     for fact in facts:
         try:
             ids = model.encode([fact.text])[0]
-            model.check_length([*ids, *model.encode_target(fact.target_new), *[0] * _MARGIN], f"fact {fact.id!r}")
+            model.check_length([*ids, *model.encode_target(fact.target_new), *[0] * _MARGIN], "it")
             before, _, after = fact.prompt.partition("{}")
             model.subject_last(before, fact.subject, after)
         except EditDataError as e:
-            found.append(f"fact {fact.id!r} ({fact.subject[:40]}): {e}")
+            place = (places or {}).get(fact.id, f"fact {fact.id!r}")
+            found.append(f"{place} ({fact.subject[:40]}): {e}")
             continue
         good.append(fact)
     return _accepted(good, found, f"{model.name} with these facts", skip_bad, tell)
@@ -86,6 +101,12 @@ def _accepted(
     if not facts:
         raise EditDataError(f"{what}: no fact that can be edited.")
     return facts
+
+
+def remarks(facts: Sequence[Fact]) -> list[str]:
+    """Return what is unusual among facts, one line each; what they lack is filled in or not asked for, so not told."""
+    report = DataReport.of(facts)
+    return replace(report, without_true=0, without_paraphrases=0, without_neighborhood=0).lines()
 
 
 def filled_in(model: EditableModel, facts: Sequence[Fact], seed: int = 0) -> list[Fact]:
@@ -194,6 +215,9 @@ def correct(
     Returns:
         The run directory; `errata.studies.edited.open_edited` gives its model.
     """
+    progress = progress or Progress()
+    for remark in remarks(facts):
+        progress.tell(remark)
     stream = EditStream(tuple(filled_in(model, facts, recipe.run.seed)), recipe.edits.batch_size)
     if not any(fact.checks for fact in stream.facts):  # a fact alone has no neighbors, and the probe nothing to ask
         recipe = recipe.model_copy(update={"probes": tuple(p for p in recipe.probes if p.name != "ripple")})

@@ -108,6 +108,8 @@ def differences(
     with closing(open_edited(directory, model=model)) as edited:
         trajectory = edited.trajectory
         end = trajectory.step if end is None else end
+        for step in (begin, end):
+            trajectory.check_step(step)
         low, high = sorted((begin, end))
         asked = list(dict.fromkeys(prompts or [fact.text for fact in edited.stream.facts[low:high]]))
         if not asked:

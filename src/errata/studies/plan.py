@@ -63,19 +63,57 @@ class Plan:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False)
 
     def __str__(self) -> str:
-        seconds = self.edits * self.seconds_per_edit
-        total = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{max(1, round(seconds / 60))} min"
-        disk = f"{self.disk_gb:.1f} GB" if self.disk_gb >= 1 else f"{self.disk_gb * 1e3:.2f} MB"
         available = None if self.available_gb is None else round(self.available_gb * 1e9)
         return (
             f"{yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)}\n"
             f"would write    {self.out}\n"
             f"model          {self.parameters / 1e6:,.1f} M parameters\n"
             f"memory\n{shown(self.memory, available)}\n"
-            f"disk           about {disk} of updates\n"
-            f"editing        about {self.seconds_per_edit:.2g} s an edit, {total} for {self.edits} edits, "
-            f"probes not counted" + (f"\n{self.remark}" if self.remark else "")
+            f"disk           about {self._disk} of updates\n"
+            f"editing        {self._editing}" + (f"\n{self.remark}" if self.remark else "")
         )
+
+    def brief(self, source: str) -> str:
+        """Return what a correction would do and cost, in a few lines.
+
+        Args:
+            source: the file of its facts.
+        """
+        method, guard = self.config["method"], self.config["guard"]
+        layers = method.get("layers") or [x for x in [method.get("layer")] if x is not None]
+        where = f", layers {', '.join(map(str, layers))}" if layers else ""
+        judged = f"on: a canary of {guard['lines']} lines, KL up to {guard['budget']:g}" if guard["enabled"] else "off"
+        has = "what the device has cannot be told" if self.available_gb is None else f"of {self.available_gb:.1f} GB"
+        lines = {
+            "facts": f"{self.edits} of {source}, {self.config['edits']['batch_size']} in one update",
+            "model": f"{self.config['model']['name']}, {self.parameters / 1e6:,.1f} M parameters",
+            "method": f"{method['name']}{where}",
+            "guard": judged,
+            "time": self._editing,
+            "memory": f"at most {self.memory_gb:.1f} GB, {has}",
+            "disk": f"about {self._disk} of updates in {self.out}",
+        }
+        said = "\n".join(f"{name:<9}{line}" for name, line in lines.items())
+        return f"{said}\n{self.remark}".rstrip() + "\nNothing was edited. Every setting: --dry-run --json"
+
+    @property
+    def _editing(self) -> str:
+        each = self.seconds_per_edit
+        return (
+            f"about {each:.2g} s an edit, {_lasting(self.edits * each)} for {self.edits} edits; loading, preparing and "
+            f"probes come on top"
+        )
+
+    @property
+    def _disk(self) -> str:
+        return f"{self.disk_gb:.1f} GB" if self.disk_gb >= 1 else f"{self.disk_gb * 1e3:.2f} MB"
+
+
+def _lasting(seconds: float) -> str:
+    """Say a time in hours, minutes or seconds."""
+    if seconds >= 120:
+        return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def plan(recipe: Recipe, out: Path, stream: EditStream | None = None) -> Plan:

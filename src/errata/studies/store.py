@@ -1,6 +1,5 @@
 """The run directory: its description, its rows, its checkpoints, and the lock that keeps two processes apart."""
 
-import errno
 import fcntl
 import json
 import re
@@ -21,13 +20,12 @@ from torch import Tensor
 from errata.edits import EditStream, Fact
 from errata.edits.jsonl import read_jsonl
 from errata.errors import ErrataError, ResumeError, RunError
-from errata.files import sync_folder, write_aside
+from errata.files import REFUSALS, sync_folder, write_aside
 from errata.probes.rows import Row, write_rows
 from errata.trajectory.journal import Entry
 
 __all__ = ["Checkpoint", "RunStore"]
 
-_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 _ASIDE = re.compile(r"\..+\.\d+\.part")  # what `write_aside` calls a file until it is whole
 _KEPT = 2  # checkpoints; an older step is rebuilt from the updates
 
@@ -58,11 +56,14 @@ class RunStore:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes out of the run while the block lasts; a disk that refuses a write is put in words."""
-        with self._refusals_explained():
+        try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with (self.path / ".lock").open("w") as f:
-                self._claim(f.fileno())
-                yield
+            lock = (self.path / ".lock").open("w")
+        except OSError as e:
+            raise self._refused(e) from e
+        with self._refusals_explained(), lock:
+            self._claim(lock.fileno())
+            yield
 
     def _claim(self, lock: int) -> None:
         try:
@@ -87,10 +88,15 @@ class RunStore:
             raise RunError(
                 f"{self.path} holds a run already. Continue it: errata resume {self.path}. Or name another --out."
             )
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file. Name another --out: a run begins in a directory of its own.")
         # A process killed before the description was written has left no more than this.
         own = (".lock", "facts.jsonl")
-        found = [self.path] if self.path.is_file() else sorted(self.path.glob("*"))
-        foreign = [file.name for file in found if file.name not in own and not _ASIDE.fullmatch(file.name)]
+        foreign = [
+            file.name
+            for file in sorted(self.path.glob("*"))
+            if file.name not in own and not _ASIDE.fullmatch(file.name)
+        ]
         if foreign:
             raise RunError(
                 f"{self.path} is no run directory and not empty: it holds {', '.join(foreign[:3])}"
@@ -102,12 +108,22 @@ class RunStore:
         try:
             yield
         except OSError as e:
-            if e.errno not in _REFUSALS:
+            if e.errno not in REFUSALS:
                 raise
-            raise RunError(
-                f"{e.filename or self.path} could not be written: {e.strerror}. Everything recorded so far is whole; "
-                f"make room or mend the disk, then: errata resume {self.path}"
-            ) from e
+            raise self._refused(e) from e
+
+    def _refused(self, error: OSError) -> RunError:
+        """Put a refusal in words: what a run has recorded stays, and before it has begun there is nothing to resume."""
+        try:
+            begun = (self.path / self.description_file).exists()
+        except OSError:
+            begun = False
+        after = (
+            f"Everything recorded so far is whole; make room or mend the disk, then: errata resume {self.path}"
+            if begun
+            else "Nothing was recorded; make room or mend the disk, or name another --out."
+        )
+        return RunError(f"{error.filename or self.path} could not be written: {error.strerror}. {after}")
 
     def begin(self, description: Mapping[str, Any], stream: EditStream) -> None:
         """Write `facts.jsonl` and the description."""

@@ -19,6 +19,8 @@ from errata.order import misplaced
 
 __all__ = ["DiskJournal", "Entry", "Journal", "Start"]
 
+_SHOWN = 5  # ids
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -103,7 +105,13 @@ class Journal:
         if id is not None:
             found = [e for e in active if e.id == id]
             if not found:
-                raise RunError(f"there is no applied edit with the id {id!r} to undo.")
+                was = {e.id: e.status for e in self.entries if e.step <= step}
+                if id in was:
+                    why = {"undone": "was undone already", "rolled-back": "was refused"}.get(was[id], was[id])
+                    raise RunError(f"the edit {id!r} {why}: there is no applied edit with this id to undo.")
+                ids = ", ".join(e.id for e in active[-_SHOWN:]) or "none"
+                which = "the last applied are" if len(active) > _SHOWN else "applied are"
+                raise RunError(f"there is no edit with the id {id!r} to undo; {which} {ids}.")
             if shared := [e.id for e in active if e.step == found[0].step and e.id != id]:
                 raise RunError(
                     f"edit {id!r} shares its update with {', '.join(shared)}; undo the whole batch with last=."

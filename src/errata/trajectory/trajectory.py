@@ -162,6 +162,16 @@ class Trajectory:
             if memory is not None:
                 self.editor.load_state_dict(memory)
 
+    def check_step(self, step: int) -> None:
+        """Refuse a number of edits after which no batch ended.
+
+        Raises:
+            RunError: names the last steps that there are.
+        """
+        steps = [0, *dict.fromkeys(e.step for e in self.journal.entries if e.step <= self.step)]
+        if step not in steps:
+            raise RunError(f"there is no step {step}: steps so far end at {', '.join(map(str, steps[-5:]))}.")
+
     @contextmanager
     def at(self, step: int) -> Iterator[EditableModel]:
         """Show the model as it was after `step` edits; 0 is the unedited model. The present comes back afterwards.
@@ -169,9 +179,7 @@ class Trajectory:
         Raises:
             RunError: when there has been no such step.
         """
-        steps = [0, *dict.fromkeys(e.step for e in self.journal.entries if e.step <= self.step)]
-        if step not in steps:
-            raise RunError(f"there is no step {step}: steps so far end at {', '.join(map(str, steps[-5:]))}.")
+        self.check_step(step)
         self._check_present()
         then = self._rebuilt(self.journal.active_steps(step))
         memory = dict(self.editor.state_dict()) if self._detach else None
