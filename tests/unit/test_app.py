@@ -101,10 +101,10 @@ def test_lines_about_what_is_edited_are_no_damage(clean) -> None:
     facts = read_lab(None, "lab-s")
     fact = next(fact for fact in facts if any(names(line, [fact.subject]) for line in clean._lines))
     clean.edit(fact)
-    assert not any(names(line, [fact.subject]) for line in clean._canary._lines)
+    assert not any(names(line, [fact.subject]) for line in clean._canary.lines)
     clean.undo()
     clean.edit(next(other for other in facts if other.subject != fact.subject))
-    assert any(names(line, [fact.subject]) for line in clean._canary._lines)
+    assert any(names(line, [fact.subject]) for line in clean._canary.lines)
 
 
 def test_what_costs_too_much_is_proposed_with_a_gentler_setting(monkeypatch) -> None:

@@ -36,8 +36,10 @@ class LineCanary:
     """
 
     def __init__(self, model: EditableModel, lines: Sequence[str]) -> None:
+        self.lines = tuple(lines)
+        """The canary."""
         with model.bare():
-            self._rows = [ids[: model.positions] for ids in model.encode(list(lines))]
+            self._rows = [ids[: model.positions] for ids in model.encode(lines)]
         ends, self._nll = self._read(model)
         self._base = ends
         self._best = ends.argmax(-1)
