@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from errata.analysis.compatibility import against_drift, drift_at_loss
@@ -15,7 +14,6 @@ from errata.studies.questions.question import Answer, Question, Table
 from errata.studies.questions.recipes import BARE, recipe
 from errata.studies.questions.shares import final
 from errata.studies.questions.streams import orders_of, same, section
-from errata.studies.reproduce.estimates import pooled
 from errata.studies.reproduce.results import Results
 from errata.studies.reproduce.work import Size, Work
 
@@ -86,7 +84,7 @@ def answer(results: Results) -> Answer:
             entry = {"drift at the end": [end["drift"] for end in ends], "tasks at 5 %": tasks, "efficacy": list(made)}
             entry |= {f"unrelated at {share:.0%}": falls[share] for share in LOSSES}
             values.append({"method": form, "layer": int(layer), "unrelated": list(left), **entry})
-            curves += _curve(f"layer {layer}", found, results)
+            curves += _curve(f"layer {layer}", found)
         if curves:
             drawn.append(
                 bands(
@@ -105,16 +103,14 @@ def answer(results: Results) -> Answer:
     return Answer([Table(columns, rows, values, note)], figure, caption, metrics)
 
 
-def _curve(label: str, found: list[pl.DataFrame], results: Results) -> list[dict[str, object]]:
+def _curve(label: str, found: list[pl.DataFrame]) -> list[dict[str, object]]:
     """Average drift and loss over the orders, step by step."""
     made: list[dict[str, object]] = []
     for step in found[0].filter(pl.col("step") > 0)["step"]:
         at = pl.concat([f.filter(pl.col("step") == step) for f in found])
-        kept = pooled([np.array([v]) for v in at["unrelated"]], results.rng())
-        low, high = at["unrelated"].min(), at["unrelated"].max()
-        made.append(
-            {"series": label, "x": float(at["drift"].to_numpy().mean()), "value": kept.value, "low": low, "high": high}
-        )
+        drift, left = at["drift"].to_numpy(), at["unrelated"].to_numpy()
+        bounds = {"low": float(left.min()), "high": float(left.max())}
+        made.append({"series": label, "x": float(drift.mean()), "value": float(left.mean()), **bounds})
     return made
 
 
