@@ -99,9 +99,9 @@ def answer(results: Results) -> Answer:
     columns += [f"drift at which {share:.0%} of them are lost" for share in LOSSES]
     columns += ["drift at which 5 % of the tasks are lost"]
     note = (
-        "Drifts as the range over orders; “never” where the run ends before. Drifts at a loss are interpolated: between "
-        "two re-tests drift and loss are taken to be linear, and those below the drift after one edit, before which "
-        "nothing was tested, between none and that."
+        "Drifts as the range over orders; “never” where the run ends before. Drifts at a loss are interpolated: "
+        "between two re-tests drift and loss are taken to be linear, so that those below the drift after one edit, "
+        "before which nothing was tested, lie between none and that."
     )
     figure = below(*drawn) if len(drawn) > 1 else drawn[0]
     caption = "Unrelated facts left against the drift of the one edited matrix; the band is the range over orders"
