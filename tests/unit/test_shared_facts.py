@@ -161,10 +161,10 @@ def test_four_draws_have_a_range_and_enough_draws_an_interval() -> None:
     assert reach([(20, True)]).coverage == 0
 
 
-def test_made_and_kept_end_where_the_comparison_does_and_count_the_refused_in_both(tmp_path: Path) -> None:
+def test_made_and_kept_end_where_the_comparison_does_and_count_what_failed_in_both(tmp_path: Path) -> None:
     now = [1.0, 0.0, 1.0, 1.0, 0.0, 0.0]
     rows = [Row(i, "efficacy.exact@now", v, f"f{i}", "efficacy:0") for i, v in enumerate(now, 1)]
-    # Edit 2 was refused, and is not tested again; after step 4 everything breaks.
+    # For edit 2 nothing was proposed, and it is not tested again; after step 4 everything breaks.
     tested = {2: {1: 1.0}, 4: {1: 1.0, 3: 1.0, 4: 0.0}, 6: {1: 0.0, 3: 0.0, 4: 0.0, 5: 0.0, 6: 0.0}}
     rows += [
         Row(step, "efficacy.exact@retest", v, f"f{i}", "efficacy:0")

@@ -121,8 +121,8 @@ def answer(results: Results) -> Answer:
         f"fall is first seen; it lies up to one interval between re-tests earlier. In parentheses {bounds}. A method's "
         "place is one more than the number of methods of which it lies wholly above its own: methods of one place are "
         "ties. Exact when made, at the last re-test: of all edits asked for up to that re-test, at the fall or where "
-        "the comparison ends; an edit that was refused counts in both, with 95 % intervals over draws and facts. MB "
-        "beside the weights: what a method itself keeps (keys, codebooks, networks) at its last checkpoint; every "
+        "the comparison ends, with 95 % intervals over draws and facts; an edit for which the method had nothing to "
+        "propose counts in both. MB beside the weights: what a method itself keeps (keys, codebooks, networks) at its last checkpoint; every "
         "process holds Python, torch and the model besides, some 650 MB."
     )
     caption = f"Edits until unrelated facts have dropped by 5 %: median, and {bounds}"
@@ -161,7 +161,7 @@ def _bounds(found: Sequence[Reach]) -> str:
 def made_and_kept(run: RunFrames, upto: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return fact and value of every edit asked for up to the last re-test: exact right after it, and at that re-test.
 
-    What is not tested there, as no edit that was refused is, is not there.
+    What is not tested there is not kept: no edit is for which the method had nothing to propose.
 
     Args:
         run: the run.
