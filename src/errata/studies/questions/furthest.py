@@ -122,8 +122,8 @@ def answer(results: Results) -> Answer:
         "place is one more than the number of methods of which it lies wholly above its own: methods of one place are "
         "ties. Exact when made, at the last re-test: of all edits asked for up to that re-test, at the fall or where "
         "the comparison ends, with 95 % intervals over draws and facts; an edit for which the method had nothing to "
-        "propose counts in both. MB beside the weights: what a method itself keeps (keys, codebooks, networks) at its last checkpoint; every "
-        "process holds Python, torch and the model besides, some 650 MB."
+        "propose counts in both. MB beside the weights: what a method itself keeps (keys, codebooks, networks) at its "
+        "last checkpoint; every process holds Python, torch and the model besides, some 650 MB."
     )
     caption = f"Edits until unrelated facts have dropped by 5 %: median, and {bounds}"
     drawn = ranges(pl.DataFrame(points), Axis("edits", zero=True))
