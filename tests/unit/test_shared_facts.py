@@ -148,6 +148,8 @@ def test_agreement_says_on_how_many_resamples_it_rests(tmp_path: Path) -> None:
     assert same.value == pytest.approx(1)
     # The one fact that is lost is in a resample with a chance of 1 − (19/20)^20.
     assert same.known == pytest.approx(1 - 0.95**20, abs=0.05)
+    # That both lose it, of twenty, is a chance of one in twenty, and no more certain than that.
+    assert same.p == pytest.approx(0.05, abs=0.03)
 
 
 def test_four_draws_have_a_range_and_enough_draws_an_interval() -> None:

@@ -19,12 +19,16 @@ Array = NDArray[np.float64]
 
 
 class Figure(NamedTuple):
-    """A correlation and its 95 % interval, and the share of the resamples that had one: the rest lost all or none."""
+    """A correlation and its 95 % interval, and the share of the resamples that had one: the rest lost all or none.
+
+    p: of one at least as large where each order loses as many facts by lot; NaN where that was not asked.
+    """
 
     value: float
     low: float
     high: float
     known: float
+    p: float = math.nan
 
 
 def fates(runs: Sequence[RunFrames]) -> pl.DataFrame:
@@ -87,14 +91,18 @@ def agreement(found: pl.DataFrame, rng: np.random.Generator, samples: int = 1000
 
     The mean over pairs of orders of the correlation between the facts' fates; the bootstrap resamples facts. Pairs of
     which an order loses all or none have no correlation and are left out, and so are resamples without such a pair:
-    where few facts are lost, figure and interval are conditional on it.
+    where few facts are lost, figure and interval are conditional on it. p shuffles the fates of each order among the
+    facts, and is not.
 
     Args:
         found: as `fates` returns them.
         rng: draws the resamples.
         samples: how many.
     """
-    return _bounded(fate_table(found), _mean_correlation, rng, samples)
+    table = fate_table(found)
+    same = _bounded(table, _mean_correlation, rng, samples)
+    drawn = [_mean_correlation(rng.permuted(table, axis=0)) for _ in range(samples)]
+    return same._replace(p=(1 + sum(value >= same.value - 1e-12 for value in drawn)) / (1 + samples))
 
 
 def with_position(found: pl.DataFrame, rng: np.random.Generator, samples: int = 1000) -> Figure:

@@ -72,7 +72,7 @@ def answer(results: Results) -> Answer:
     note = (
         "Backward transfer: R[i, T] − R[i, i], mean over all edits but the last. Newest, oldest: at the last step, of "
         "those exact when made. Made early, late: in the first and the second half of the run. 95 % intervals over "
-        "runs and edits."
+        "orders and facts."
     )
     grown = bands(pl.DataFrame(curves), Axis("further edits since an edit was made"), Axis("kept", share=True))
     figure = below(heat(pl.concat(cells), "step j", "edit i"), grown)

@@ -22,6 +22,9 @@ from errata.studies.reproduce.work import Size
 
 __all__ = ["QUESTION"]
 
+NEARLY = 0.995
+"""A share of the resamples that need not be told from all."""
+
 
 def about(size: Size) -> str:
     """Say what is run."""
@@ -64,14 +67,15 @@ def answer(results: Results) -> Answer:
             kept_points.append(_point(form, k, a, n))
             left_points.append(_point(form, k, b, asked))
     columns = ["method", "kept at the end, by order", "spread of orders, by chance", "same facts lost (φ); ever lost"]
-    columns += ["fate with position (r)", "unrelated facts at the end, by order", "spread of orders, by chance"]
+    columns += ["fate with position (r)", "unrelated facts at the end, by order", "their spread, by chance"]
     note = (
         "Spread: standard deviation over orders; by chance: what it would be if each fact's fates fell to the orders "
         "by lot, each fact with a chance of its own; p: how often they then lie at least as far apart. φ: mean "
         "correlation of the facts' fates between two orders, over the pairs of which both lose some; in parentheses "
-        "the 95 % interval over facts, of the resamples that hold such a pair (their share is given where that is not "
-        "all); ever lost: facts that some order loses, on which φ rests. r: correlation of being kept with the "
-        "position in the order, above 0 where later edits are kept."
+        "the 95 % interval over facts, of the resamples that hold such a pair (their share is given where some do "
+        "not); p: how often φ is as large if each order loses as many facts by lot; ever lost: facts that some order "
+        "loses, on which φ rests. r: correlation of being kept with the position in the order, above 0 where later "
+        "edits are kept."
     )
     frames = [pl.DataFrame(points) for points in (kept_points, left_points)]
     titles = ("edits kept at the end", "unrelated facts right at the end")
@@ -101,8 +105,9 @@ def _spread(found: Spread) -> str:
 def _figure(found: Figure) -> str:
     if not np.isfinite(found.value):
         return DASH
-    of = "" if found.known == 1 else f" in {share(found.known)}"
-    return f"{found.value:.2f}" + (f" ({found.low:.2f} to {found.high:.2f}{of})" if np.isfinite(found.low) else "")
+    of = "" if found.known > NEARLY else f" in {share(found.known)}"
+    bounds = f" ({found.low:.2f} to {found.high:.2f}{of})" if np.isfinite(found.low) else ""
+    return f"{found.value:.2f}{bounds}" + (f", p = {number(found.p, 2)}" if np.isfinite(found.p) else "")
 
 
 QUESTION = Question(
