@@ -207,3 +207,13 @@ def test_a_report_over_runs_counts_shared_facts_once(tmp_path: Path) -> None:
     runs = [(f"run{k}", run_of(tmp_path / str(k), ids, set(ids[:20]))) for k in range(4)]
     found = {f.metric: f for f in figures_over_runs(grouped(runs))}["efficacy.exact@retest"]
     assert (found.low, found.high) == pytest.approx(wilson(20, 40), abs=0.03)
+
+
+def test_bleeding_says_how_many_facts_it_asks_for() -> None:
+    from errata.lab.models import load_world
+    from errata.studies.reproduce.work import Size
+
+    world = load_world("lab-s-small")
+    others = len(world.people) - 60
+    said = bleeding.about(Size("lab-s-small", 60, 2))
+    assert f"the {others * len(world.relations)} facts of the {others} people whom a draw does not edit" in said

@@ -14,7 +14,7 @@ from errata.report.words import DASH
 from errata.studies.questions.question import Answer, Question, Table
 from errata.studies.questions.recipes import FORMS, recipe
 from errata.studies.questions.shares import pooled
-from errata.studies.questions.streams import KEPT, half, orders_of, section
+from errata.studies.questions.streams import half, orders_of, section
 from errata.studies.reproduce.results import Results
 from errata.studies.reproduce.work import Size, Work
 
@@ -43,11 +43,12 @@ def work(size: Size, out: Path) -> Work:
 
 def about(size: Size) -> str:
     """Say what is run."""
-    relations = len(load_world(size.model).relations)
+    world = load_world(size.model)
+    relations, others = len(world.relations), len(world.people) - (size.edits or 0)
     return (
         f"{size.edits} edits, one at a time, of as many people and of {relations // 2} of the {relations} relations, "
-        f"in {size.samples} draws; asked for are {KEPT * relations} facts of {KEPT} people whom no run edits, and all "
-        "facts of the edited people but those of the relations of which they are edited."
+        f"in {size.samples} draws; asked for are the {others * relations} facts of the {others} people whom a draw does not "
+        "edit, and all facts of the edited people but those of the relations of which they are edited."
     )
 
 
