@@ -47,8 +47,8 @@ def about(size: Size) -> str:
     relations, others = len(world.relations), len(world.people) - (size.edits or 0)
     return (
         f"{size.edits} edits, one at a time, of as many people and of {relations // 2} of the {relations} relations, "
-        f"in {size.samples} draws; asked for are the {others * relations} facts of the {others} people whom a draw does "
-        "not edit, and all facts of the edited people but those of the relations of which they are edited."
+        f"in {size.samples} draws; asked for are the {others * relations} facts of the {others} people whom a draw "
+        "does not edit, and all facts of the edited people but those of the relations of which they are edited."
     )
 
 
