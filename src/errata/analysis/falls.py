@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
+from scipy.stats import binom
 
 from errata.analysis.curves import curve
 from errata.analysis.frames import RunFrames
@@ -21,8 +21,9 @@ class Reach:
         steps: of each run: where the fall was first seen, or the last step that was measured.
         fell: whether it was seen.
         median: of the runs' steps; infinite where the middle run never falls.
-        low: of its 95 % interval.
-        high: infinite where the runs cannot bound it.
+        low: of the interval for the median; of few runs the first fall.
+        high: of the same; infinite where it reaches runs that never fall.
+        coverage: how often such an interval holds the median, at least.
     """
 
     steps: tuple[int, ...]
@@ -30,6 +31,7 @@ class Reach:
     median: float
     low: float
     high: float
+    coverage: float
 
 
 def fall_step(run: RunFrames, metric: str, share: float) -> tuple[int, bool]:
@@ -46,27 +48,26 @@ def fall_step(run: RunFrames, metric: str, share: float) -> tuple[int, bool]:
     return (int(found.steps[fallen[0]]), True) if len(fallen) else (int(found.steps[-1]), False)
 
 
-def reach(times: Sequence[tuple[int, bool]], rng: np.random.Generator, samples: int = 2000) -> Reach:
-    """Bound the median of runs' falls by the percentiles of its bootstrap over runs, with those that never fall last.
+def reach(times: Sequence[tuple[int, bool]], level: float = 0.95) -> Reach:
+    """Bound the median of runs' falls by two of them, counted from either end (the sign test's interval).
 
-    The median is the lower middle one of an even number, so that half of the runs have fallen by then. A resample in
-    which the middle run never falls counts as infinite.
+    Of n runs the k-th from below and from above hold the median in 1 − 2 P(B < k) of all cases or more, B binomial with
+    n trials of a half. Taken is the narrowest pair that reaches the level. Fewer than six runs have none: theirs is the
+    range, with a coverage of 1 − 2^(1−n), which is 7 in 8 for four. Runs that never fall come last.
+
+    The median is the lower middle one of an even number, so that half of the runs have fallen by then.
 
     Args:
         times: step and whether it fell, of each run.
-        rng: draws the resamples.
-        samples: how many.
+        level: the coverage to reach, where there are runs enough.
     """
-    steps = np.array([step if fell else math.inf for step, fell in times])
-    if not len(steps):
-        return Reach((), (), math.nan, math.nan, math.nan)
-    middle = (len(steps) - 1) // 2
-    drawn = np.sort(steps[rng.integers(0, len(steps), (samples, len(steps)))], axis=1)[:, middle]
-    low, high = np.quantile(drawn, [0.025, 0.975], method="nearest")
-    median = float(np.sort(steps)[middle])
-    return Reach(tuple(s for s, _ in times), tuple(f for _, f in times), median, float(low), float(high))
-
-
-def as_lifetimes(times: Sequence[tuple[int, bool]]) -> pl.DataFrame:
-    """Return runs' falls as `survival` and `logrank` take lifetimes: after, event."""
-    return pl.DataFrame(times, schema={"after": pl.Float64, "event": pl.Boolean}, orient="row")
+    steps = np.sort([step if fell else math.inf for step, fell in times])
+    n = len(steps)
+    if not n:
+        return Reach((), (), math.nan, math.nan, math.nan, math.nan)
+    coverage = 1 - 2 * binom.cdf(np.arange((n + 1) // 2), n, 0.5)
+    enough = np.flatnonzero(coverage >= level)
+    k = int(enough[-1]) if len(enough) else 0
+    bounds = float(steps[k]), float(steps[n - 1 - k])
+    median = float(steps[(n - 1) // 2])
+    return Reach(tuple(s for s, _ in times), tuple(f for _, f in times), median, *bounds, max(0.0, float(coverage[k])))

@@ -8,18 +8,23 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import binomtest
 
+from errata.analysis.shared import Facts, bootstrap_crossed, by_fact, resampled_means
+
 __all__ = [
     "bootstrap_mean",
     "bootstrap_nested",
     "mcnemar",
     "mean_interval",
     "over_runs",
+    "paired_over_runs",
     "paired_difference",
     "wilson",
 ]
 
 FEW = 20
 """Fewer units than this are too few to resample."""
+RARE = 5
+"""Fewer facts than this that are not as all the others are too few to resample."""
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -107,24 +112,57 @@ def bootstrap_nested(
 
 
 def over_runs(
-    groups: Sequence[NDArray[np.float64]], rng: np.random.Generator, level: float = 0.95
+    groups: Sequence[NDArray[np.float64]], rng: np.random.Generator, level: float = 0.95, facts: Facts | None = None
 ) -> tuple[float, float]:
     """Bound the mean of several runs' shares, each run with the same weight.
 
     The interval of all units together (Wilson's for zeros and ones), widened to the nested bootstrap's where the runs
     differ more among themselves than their units would let them. Runs that agree to the last unit keep a width.
 
+    Units of which several runs share some are told apart by `facts`: then it is the facts that are resampled, each with
+    its answers in all runs, and as many facts as there are bound the interval where hardly one differs from the others.
+
     Args:
         groups: the units' values of each run, between 0 and 1; none missing.
         rng: draws the resamples.
         level: the coverage.
+        facts: which fact each unit is of; each of one of its own when None.
     """
     if not groups:
         return math.nan, math.nan
     value = float(np.mean([g.mean() for g in groups]))
-    bounds = [mean_interval(np.concatenate(groups), rng, level, share=True)]
-    if len(groups) > 1:
-        bounds.append(bootstrap_nested(groups, rng, level))
+    several = len(groups) > 1
+    if facts is None:
+        bounds = [mean_interval(np.concatenate(groups), rng, level, share=True)]
+        bounds += [bootstrap_nested(groups, rng, level)] if several else []
+    else:
+        means = by_fact(groups, facts)
+        rare = min((means != 0).sum(), (means != 1).sum()) < RARE
+        # As many zeros and ones as facts vary at least as much as their means.
+        bounds = [wilson(means.sum(), len(means), level) if rare else mean_interval(means, rng, level, share=True)]
+        bounds += [bootstrap_crossed(resampled_means(groups, facts, rng), rng, level)] if several else []
+    return min(value, *(low for low, _ in bounds)), max(value, *(high for _, high in bounds))
+
+
+def paired_over_runs(
+    differences: Sequence[NDArray[np.float64]], rng: np.random.Generator, facts: Facts, level: float = 0.95
+) -> tuple[float, float]:
+    """Bound the mean over runs of differences of the same facts, of which several runs share some.
+
+    Facts are resampled, each with its differences in all runs, and runs; where hardly a fact differs, as many facts as
+    there are bound it by Bonett and Price's interval.
+
+    Args:
+        differences: of each run's facts, between −1 and 1; none missing.
+        rng: draws the resamples.
+        facts: which fact each is of.
+        level: the coverage.
+    """
+    value, means = float(np.mean([d.mean() for d in differences])), by_fact(differences, facts)
+    rare = (means != 0).sum() < RARE
+    bounds = [paired_difference(means, np.zeros_like(means), level) if rare else bootstrap_mean(means, rng, level)]
+    if len(differences) > 1:
+        bounds.append(bootstrap_crossed(resampled_means(differences, facts, rng), rng, level))
     return min(value, *(low for low, _ in bounds)), max(value, *(high for _, high in bounds))
 
 

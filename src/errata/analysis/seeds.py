@@ -9,6 +9,7 @@ import polars as pl
 
 from errata.analysis.differences import Group, compared, units
 from errata.analysis.intervals import over_runs
+from errata.analysis.shared import fact_names
 
 __all__ = ["OverRuns", "figures_over_runs"]
 
@@ -21,7 +22,8 @@ class OverRuns:
         metric: its name.
         group: whose runs.
         value: the mean of the runs' means.
-        low: the lower bound of its 95 % interval, over runs and what was measured in each.
+        low: the lower bound of its 95 % interval, over runs and what was measured in each; a fact or item that several
+            runs share is one.
         high: the upper bound.
         least: the least of the runs' means.
         most: the largest.
@@ -67,14 +69,20 @@ def _over_runs(metric: str, group: Group, rng: np.random.Generator, level: float
     if not metric.endswith("@now"):
         ends = [int(frame["step"].max()) for frame in frames if len(frame)]  # type: ignore[arg-type]
         frames = [frame.filter(pl.col("step") == min(ends, default=0)) for frame in frames]
-    values = [units(frame)["value"].to_numpy() for frame in frames]
+    parts = [units(frame) for frame in frames]
+    values = [part["value"].to_numpy() for part in parts]
     missing = sum(int(np.isnan(v).sum()) for v in values)
     item = metric.endswith(".item")
     # A run of which no item has an answer is dead, and its items are missing as everything else of it.
-    known = [np.nan_to_num(v) if item and not np.isnan(v).all() else v[~np.isnan(v)] for v in values]
-    known = [v for v in known if len(v)]
+    there = [np.full(len(v), item and not np.isnan(v).all()) | ~np.isnan(v) for v in values]
+    known = [np.nan_to_num(v[t]) for v, t in zip(values, there, strict=True) if t.any()]
+    facts = [
+        [names.get(unit, unit) for unit in part["unit"].filter(pl.Series(t))]
+        for part, t, names in zip(parts, there, map(fact_names, group.runs), strict=True)
+        if t.any()
+    ]
     means = [float(v.mean()) for v in known] or [math.nan]
-    low, high = over_runs(known, rng, level)
+    low, high = over_runs(known, rng, level, facts)
     return OverRuns(
         metric.replace(".item", ".accuracy") if item else metric,
         group.label,

@@ -34,7 +34,9 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Answer a question that the papers leave open: make the runs it takes, read their rows, draw what they say."""
+    from errata.errors import ConfigError, RunError
     from errata.studies.questions.asked import question as find
+    from errata.studies.questions.page import block, check_page, fill, picture_of, write
     from errata.studies.reproduce.work import Size
 
     asked = find(question)
@@ -42,12 +44,17 @@ def ask(
     own = size.edits == asked.edits or asked.grows
     target = out or Path("runs") / "-".join(["questions", size.model, *([] if own else [str(size.edits)])])
     work = asked.work(size, target)
+    asked.check(size, work)
+    if figure is not None and page is None:
+        raise ConfigError(
+            f"--figure {figure} is the picture of a page, and --page is not given. Name the page, or take "
+            f"{target / 'answers' / asked.name}.svg, where the picture lies in any case."
+        )
+    if page is not None:
+        check_page(page)
     if dry_run:
         _say_plan(asked, size, work, target, as_json)
         return
-    from errata.errors import RunError
-    from errata.studies.questions.page import block, fill, picture_of, write
-
     until = size.edits if asked.grows else None
     results = asked.make(work, target, processes=processes, until=until, tell=_tell)
     missing = results.missing(("*",))
@@ -92,8 +99,8 @@ def _say_plan(asked: "Question", size: "Size", work: "Work", out: Path, as_json:
     places = {name: out / "runs" / name for name in work.runs}
     reached = {name: RunStore(place).reached() if begun(place) else 0 for name, place in places.items()}
     wanted = {n: min(size.edits or 0, r.edits.n or 0) if asked.grows else r.edits.n or 0 for n, r in work.runs.items()}
-    edits = sum(max(0, wanted[name] - reached[name]) for name in work.runs)
-    missing = [name for name in work.runs if reached[name] < wanted[name]]
+    missing = [n for n, place in places.items() if reached[n] < wanted[n] and not asked.over(place)]
+    edits = sum(wanted[name] - reached[name] for name in missing)
     if as_json:
         content = {"question": asked.name, "out": str(out), "runs": list(work.runs), "missing": missing}
         typer.echo(json.dumps(content | {"trainings": list(work.trainings), "edits": edits}, indent=1))

@@ -40,7 +40,8 @@ def run(
     if dry_run:
         from errata.studies.plan import plan
 
-        typer.echo(plan(loaded, target).as_json() if as_json else str(plan(loaded, target)))
+        found = plan(loaded, target, until=until)
+        typer.echo(found.as_json() if as_json else str(found))
         return
     from errata.studies.run import run as go
 

@@ -116,13 +116,14 @@ def _lasting(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
-def plan(recipe: Recipe, out: Path, stream: EditStream | None = None) -> Plan:
+def plan(recipe: Recipe, out: Path, stream: EditStream | None = None, until: int | None = None) -> Plan:
     """Resolve a recipe and estimate its cost; no weight is read, nothing is edited or written.
 
     Args:
         recipe: the recipe.
         out: where it would be run.
         stream: used instead of reading the recipe's data set.
+        until: how many edits are to be made now; all of them when None.
     """
     device = device_of(recipe.model.device)
     model = outline(recipe.model.name, dtype=recipe.model.dtype)
@@ -144,6 +145,7 @@ def plan(recipe: Recipe, out: Path, stream: EditStream | None = None) -> Plan:
     whole = isinstance(session.editor, LyapLock) or bool(getattr(settings, "regularise", ()))
     factors = beside or (hasattr(settings, "value") and not whole)
     n, size = len(stream) or recipe.edits.n or 0, recipe.edits.batch_size
+    n = n if until is None else min(n, -(-until // size) * size)  # a batch is made whole
     memory = memory_plan(model, session.editor, size, recipe.model.device)
     available = available_on(device)
     if device.type == "cuda" and not torch.cuda.is_available():

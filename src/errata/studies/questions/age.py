@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from errata.analysis.age import age_matrix, backward_transfer, by_age, newest_against_oldest
 from errata.report.question_charts import Axis, bands, below, heat
 from errata.studies.questions.question import Answer, Question, Table
 from errata.studies.questions.recipes import FORMS, recipe
+from errata.studies.questions.shares import differing, pooled, signed
 from errata.studies.questions.streams import orders_of, same, section
-from errata.studies.reproduce.estimates import Estimate, pooled, signed, unpaired
+from errata.studies.reproduce.estimates import Estimate
 from errata.studies.reproduce.results import Results
 from errata.studies.reproduce.work import Size, Work
 
@@ -59,7 +59,7 @@ def answer(results: Results) -> Answer:
         transfer = signed([backward_transfer(m) for m in matrices], results.rng())
         ends = [newest_against_oldest(m, ENDS) for m in matrices]
         newest, oldest = (pooled([pair[side] for pair in ends], results.rng()) for side in (0, 1))
-        gap = unpaired(ends, results.rng())
+        gap = differing(ends, results.rng())
         early, late = _at_age_twenty(matrices, results)
         rows.append([form, transfer.points, newest.text, oldest.text, gap.points, early.text, late.text])
         figures = {"backward transfer": transfer, "newest": newest, "oldest": oldest, "gap": gap}
@@ -72,7 +72,7 @@ def answer(results: Results) -> Answer:
     note = (
         "Backward transfer: R[i, T] − R[i, i], mean over all edits but the last. Newest, oldest: at the last step, of "
         "those exact when made. Made early, late: in the first and the second half of the run. 95 % intervals over "
-        "runs and edits."
+        "orders and facts."
     )
     grown = bands(pl.DataFrame(curves), Axis("further edits since an edit was made"), Axis("kept", share=True))
     figure = below(heat(pl.concat(cells), "step j", "edit i"), grown)
@@ -83,12 +83,12 @@ def answer(results: Results) -> Answer:
 
 def _at_age_twenty(matrices: list[pl.DataFrame], results: Results) -> tuple[Estimate, Estimate]:
     """Return what is kept at ages of 11 to 20, of edits of the first and of the second half of their run."""
-    halves: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    halves: tuple[list[pl.DataFrame], list[pl.DataFrame]] = ([], [])
     for matrix in matrices:
         aged = by_age(matrix, BAND).filter(pl.col("age") == 2 * BAND)
         middle = (matrix["step"].max() or 0) / 2  # type: ignore[operator]
         for side, half in enumerate((pl.col("edit") <= middle, pl.col("edit") > middle)):
-            halves[side].append(aged.filter(half)["kept"].to_numpy())
+            halves[side].append(aged.filter(half))
     return pooled(halves[0], results.rng()), pooled(halves[1], results.rng())
 
 
@@ -97,7 +97,7 @@ def _curve(form: str, matrices: list[pl.DataFrame], results: Results) -> list[di
     ages = sorted({age for frame in aged for age in frame["age"]})
     made = []
     for age in ages:
-        found = pooled([frame.filter(pl.col("age") == age)["kept"].to_numpy() for frame in aged], results.rng())
+        found = pooled([frame.filter(pl.col("age") == age) for frame in aged], results.rng())
         made.append({"series": form, "x": age, "value": found.value, "low": found.low, "high": found.high})
     return made
 
@@ -116,4 +116,5 @@ QUESTION = Question(
     work=orders_work,
     about=about,
     answer=answer,
+    least_edits=2 * ENDS,
 )

@@ -8,9 +8,8 @@ from errata.report.question_charts import Axis, below, ranges
 from errata.studies.questions.age import orders_work
 from errata.studies.questions.question import Answer, Question, Table
 from errata.studies.questions.recipes import recipe
-from errata.studies.questions.shares import final
+from errata.studies.questions.shares import final, paired
 from errata.studies.questions.streams import orders_of, same, section
-from errata.studies.reproduce.estimates import unpaired
 from errata.studies.reproduce.results import Results
 from errata.studies.reproduce.work import Size, Work
 
@@ -70,23 +69,26 @@ def answer(results: Results) -> Answer:
         for name in results.names(f"batches/{method}-*"):
             kind = name.split("/")[1]
             sizes[int(kind.rpartition("-")[2])] = f"batches/{kind}/*"
-        first = None
+        single: dict[str, pl.DataFrame] = {}
         for b in sorted(sizes):
-            runs = [results.run(name) for name in results.names(sizes[b])]
-            if not runs:
+            names = results.names(sizes[b])
+            if not names:
                 continue
-            found = {key: final(runs, metric, results.rng()) for key, (metric, _) in FIGURES.items()}
-            first = first or found
-            gap = unpaired(list(zip(found["kept"].groups, first["kept"].groups, strict=False)), results.rng())
+            found = {key: final([results.run(n) for n in names], m, results.rng()) for key, (m, _) in FIGURES.items()}
+            kept = dict(zip((name.rpartition("/")[2] for name in names), found["kept"].groups, strict=True))
+            single = kept if b == 1 else single
+            both = [(facts, single[order]) for order, facts in kept.items() if order in single]
+            gap = paired(both, results.rng()) if b > 1 and both else None
             label = "one at a time" if b == 1 else f"batches of {b}"
-            rows.append([method, label, *(f.estimate.text for f in found.values()), "" if b == 1 else gap.points])
+            rows.append([method, label, *(f.estimate.text for f in found.values()), gap.points if gap else ""])
             entry = {key: list(f.estimate) for key, f in found.items()}
-            values.append({"method": method, "batch": b, "runs": len(runs), **entry, "kept, against 1": list(gap)})
+            against = {"kept, against 1": list(gap)} if gap else {}
+            values.append({"method": method, "batch": b, "runs": len(names), **entry, **against})
             for key, f in found.items():
                 value, low, high = f.estimate
                 points[key].append({"group": method, "series": label, "value": value, "low": low, "high": high})
     columns = ["method", "facts an update", *(title for _, title in FIGURES.values()), "kept, against one at a time"]
-    note = "95 % intervals over orders and facts."
+    note = "95 % intervals over orders and facts; differences are of the same facts in the same order."
     drawn = [ranges(pl.DataFrame(points[key]), Axis(FIGURES[key][1], share=True)) for key in ("kept", "unrelated")]
     caption = "What is there after the same facts: edits (above), unrelated facts (below)"
     metrics = tuple(metric for metric, _ in FIGURES.values())
@@ -99,4 +101,5 @@ QUESTION = Question(
     work=work,
     about=about,
     answer=answer,
+    least_edits=max(SIZES) + 1,
 )

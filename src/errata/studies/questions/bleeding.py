@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from errata.analysis.bleeding import KINDS, bled
 from errata.lab.models import load_world
 from errata.report.question_charts import Axis, below, ranges
+from errata.report.words import DASH
 from errata.studies.questions.question import Answer, Question, Table
 from errata.studies.questions.recipes import FORMS, recipe
+from errata.studies.questions.shares import pooled
 from errata.studies.questions.streams import half, orders_of, section
-from errata.studies.reproduce.estimates import pooled
 from errata.studies.reproduce.results import Results
 from errata.studies.reproduce.work import Size, Work
 
@@ -21,6 +22,8 @@ __all__ = ["QUESTION"]
 
 EARLY = 10
 """Edits after which the model is first looked at; and at the end."""
+ALL = 10_000
+"""More facts than a world has: what is asked after an edit is asked before it too."""
 
 
 def work(size: Size, out: Path) -> Work:
@@ -28,7 +31,7 @@ def work(size: Size, out: Path) -> Work:
     n = size.edits or 0
     probes = [
         {"name": "proficiency", "at_start": False, "at_end": False},
-        {"name": "unrelated", "every": n, "also_at": [s for s in (5, 10, 20, 30, 40, 50) if s < n]},
+        {"name": "unrelated", "every": n, "also_at": [s for s in (5, 10, 20, 30, 40, 50) if s < n], "n": ALL},
     ]
     runs = {
         f"half/{form}/{k}": recipe(size.model, method, section("half", k, n, out), probes, f"half-{form}-{k}", k)
@@ -40,9 +43,12 @@ def work(size: Size, out: Path) -> Work:
 
 def about(size: Size) -> str:
     """Say what is run."""
+    world = load_world(size.model)
+    relations, others = len(world.relations), len(world.people) - (size.edits or 0)
     return (
-        f"{size.edits} edits, one at a time, of as many people and of four of the eight relations, in {size.samples} "
-        "draws; asked for are 160 facts of 20 people whom no run edits, and other facts of the edited people."
+        f"{size.edits} edits, one at a time, of as many people and of {relations // 2} of the {relations} relations, "
+        f"in {size.samples} draws; asked for are the {others * relations} facts of the {others} people whom a draw "
+        "does not edit, and all facts of the edited people but those of the relations of which they are edited."
     )
 
 
@@ -56,15 +62,17 @@ def answer(results: Results) -> Answer:
         if not runs:
             continue
         found = [bled(run, _known(str(run.info["config"]["model"]["name"]))) for run in runs]
-        steps = sorted({*found[0]["step"]})
+        end = max(found[0]["step"])
         for kind in KINDS:
             cells: list[str] = []
             entry: dict[str, object] = {"method": form, "kind": kind}
-            for step in (EARLY, steps[-1]):
+            for step in (EARLY, end):
                 parts = [f.filter((pl.col("step") == step) & (pl.col("kind") == kind)) for f in found]
-                kept = pooled([p["kept"].to_numpy() for p in parts], results.rng())
+                facts = [p.select(pl.col("prompt_id").alias("fact"), pl.col("kept").alias("value")) for p in parts]
+                kept = pooled(facts, results.rng())
                 change = _median(pl.concat(parts)["change"].drop_nans().to_numpy())
-                cells += [kept.text, f"{change:+.2f}" if math.isfinite(change) else "–"]
+                there = math.isfinite(kept.value)
+                cells += [kept.text if there else DASH, f"{change:+.2f}" if math.isfinite(change) else DASH]
                 entry |= {
                     f"kept at {step}": list(kept),
                     f"change at {step}": change,
@@ -74,12 +82,13 @@ def answer(results: Results) -> Answer:
                 points.setdefault(step, []).append(point)
             rows.append([form, kind, *cells])
             values.append(entry)
-    first, last = sorted(points)
-    columns = ["method", "in common with an edit", f"right after {first}", "change, nats"]
-    columns += [f"right after {last}", "change, nats"]
+    first, last = points
+    columns = ["method", "in common with the edits", f"still right after {first} edits", "change, nats"]
+    columns += [f"still right after {last} edits", "change, nats"]
     note = (
-        "A fact counts for the first kind that fits. Change: median, over facts, of that of the mean log-probability "
-        "of the true object's tokens against the unedited model. 95 % intervals over runs and facts."
+        "Of the facts that were right before any edit. A fact counts for the first kind that fits; – where none is of "
+        "that kind. Change: median, over facts, of that of the mean log-probability of the true object's tokens "
+        "against the unedited model. 95 % intervals over draws and facts."
     )
     frames = [pl.DataFrame(points[step]).filter(pl.col("value").is_finite()) for step in (first, last)]
     drawn = [
@@ -112,4 +121,5 @@ QUESTION = Question(
     answer=answer,
     samples=2,
     edits=60,
+    least_edits=EARLY + 1,
 )

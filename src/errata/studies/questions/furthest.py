@@ -2,30 +2,30 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from errata.analysis.age import age_matrix
+from errata.analysis.differences import units
 from errata.analysis.falls import Reach, fall_step, reach
 from errata.analysis.frames import RunFrames
+from errata.analysis.shared import fact_names
 from errata.editors.registry import editors
 from errata.report.question_charts import Axis, ranges
 from errata.report.words import number
-from errata.studies.questions.making import Fall, make_until
+from errata.studies.questions.making import Fall, fell, make_until
 from errata.studies.questions.question import Answer, Question, Table
 from errata.studies.questions.recipes import recipe
-from errata.studies.questions.shares import final
+from errata.studies.questions.shares import pooled
 from errata.studies.questions.streams import long, orders_of, section
 from errata.studies.recipe import Recipe
-from errata.studies.reproduce.estimates import pooled
 from errata.studies.reproduce.results import Results
 from errata.studies.reproduce.work import Size, Training, Work
 
-__all__ = ["OUT", "QUESTION"]
+__all__ = ["OUT", "QUESTION", "made_and_kept"]
 
 FALL = Fall("unrelated.exact", 0.05)
 EVERY = 20
@@ -36,6 +36,7 @@ OUT = {
     "scr": "reads the fact in the prompt, which the lab models were not trained to follow",
 }
 """Methods that are left out, and why."""
+LEVEL = 0.95
 _EMPTY = 1000
 """Bytes of a file that holds no tensor, at most."""
 _SKIP = 360
@@ -79,23 +80,22 @@ def answer(results: Results) -> Answer:
     times = {name: fall_step(results.run(name), FALL.metric, FALL.share) for name in results.names("furthest/*")}
     # What falls where not every run has been is not seen to fall: all are compared over the same number of edits.
     horizon = min((step for step, fell in times.values() if not fell), default=math.inf)
+    seen = {name: (step, fell) if step <= horizon else (int(horizon), False) for name, (step, fell) in times.items()}
     found = {}
     for method in dict.fromkeys(name.split("/")[1] for name in times):
         names = [name for name in times if name.split("/")[1] == method]
-        seen = [
-            (step, fell) if step <= horizon else (int(horizon), False) for step, fell in (times[name] for name in names)
-        ]
-        found[method] = ([results.run(name) for name in names], reach(seen, results.rng()))
+        found[method] = ([(results.run(name), seen[name][0]) for name in names], reach([seen[name] for name in names]))
     place = dict(zip(found, _places([far for _, far in found.values()]), strict=True))
     ranked = sorted(sorted(found, key=lambda m: _rank(found[m][1]), reverse=True), key=lambda m: place[m])
     rows, values, points = [], [], []
     for method in ranked:
         runs, far = found[method]
-        made = final(runs, "efficacy.exact@now", results.rng()).estimate
-        kept = pooled([_kept(run) for run in runs], results.rng())
-        seconds = float(np.median([v for run in runs for v in run.journal["seconds"].drop_nulls()]))
+        ends = [made_and_kept(run, step) for run, step in runs]
+        made, kept = (pooled([pair[side] for pair in ends], results.rng()) for side in (0, 1))
+        spent = [run.journal.filter(pl.col("edit") <= step)["seconds"].drop_nulls() for run, step in runs]
+        seconds = float(np.median(np.concatenate(spent)))
         each = ", ".join(f"{step}" if fell else f"> {step}" for step, fell in zip(far.steps, far.fell, strict=True))
-        beside = max((_beside(run.path) for run in runs), default=math.nan)
+        beside = max((_beside(run.path) for run, _ in runs), default=math.nan)
         row = [
             str(place[method]),
             method,
@@ -107,24 +107,25 @@ def answer(results: Results) -> Answer:
             _megabytes(beside),
         ]
         rows.append(row)
-        figures = {"median": far.median, "low": far.low, "high": far.high, "steps": list(far.steps)}
-        figures |= {"fell": list(far.fell), "made": list(made), "kept": list(kept)}
-        figures |= {"seconds": seconds, "beside_bytes": beside}
-        values.append({"place": place[method], "method": method, **figures})
+        figures = {"made": list(made), "kept": list(kept), "seconds": seconds, "beside_bytes": beside}
+        values.append({"place": place[method], "method": method, **asdict(far), **figures})
         most = max(far.steps)
-        bounds = {"low": min(far.low, most), "high": min(far.high, most)}
+        point = {"value": min(far.median, most), "low": min(far.low, most), "high": min(far.high, most)}
         series = "the median run falls" if math.isfinite(far.median) else "it does not, as far as it was run"
-        points.append({"group": method, "series": series, "value": min(far.median, most), **bounds})
-    columns = ["place", "method", "edits to the fall", "each draw", "exact when made", "kept at the last re-test"]
+        points.append({"group": method, "series": series, **point})
+    columns = ["place", "method", "edits to the fall", "each draw", "exact when made", "exact at the last re-test"]
     columns += ["s/edit", "MB beside the weights"]
+    bounds = _bounds([far for _, far in found.values()])
     note = (
-        "Edits to the fall: the median over draws of the re-test at which the fall is first seen, with the "
-        "bootstrap's 95 % interval over draws; it lies up to one interval between re-tests earlier. A method's place "
-        "is one more than the number of methods whose interval lies wholly above its own: methods of one place are "
-        "ties. MB beside the weights: what a method itself keeps (keys, codebooks, networks) at its last checkpoint; "
-        "every process holds Python, torch and the model besides, some 650 MB."
+        "Edits to the fall: the median over draws (of an even number the lower middle one) of the re-test at which the "
+        f"fall is first seen; it lies up to one interval between re-tests earlier. In parentheses {bounds}. A method's "
+        "place is one more than the number of methods of which it lies wholly above its own: methods of one place are "
+        "ties. Exact when made, at the last re-test: of all edits asked for up to that re-test, at the fall or where "
+        "the comparison ends, with 95 % intervals over draws and facts; an edit for which the method had nothing to "
+        "propose counts in both. MB beside the weights: what a method itself keeps (keys, codebooks, networks) at its "
+        "last checkpoint; every process holds Python, torch and the model besides, some 650 MB."
     )
-    caption = "Edits until unrelated facts have dropped by 5 %: median and interval over draws"
+    caption = f"Edits until unrelated facts have dropped by 5 %: median, and {bounds}"
     drawn = ranges(pl.DataFrame(points), Axis("edits", zero=True))
     metrics = (FALL.metric, "efficacy.exact@now", "efficacy.exact@retest")
     return Answer([Table(columns, rows, values, note)], drawn, caption, metrics)
@@ -149,12 +150,32 @@ def _text(far: Reach) -> str:
     return f"{say(far.median)} ({say(far.low)}–{say(far.high)})" if far.low != far.high else say(far.median)
 
 
-def _kept(run: RunFrames) -> NDArray[np.float64]:
-    matrix = age_matrix(run)
-    if not len(matrix):
-        return np.zeros(0)
-    tested = run.metric("efficacy.exact@retest")["step"].max()
-    return matrix.filter(pl.col("step") == tested)["kept"].to_numpy()
+def _bounds(found: Sequence[Reach]) -> str:
+    """Say what stands beside the median: few draws have no 95 % interval."""
+    fewest = min(found, key=lambda far: far.coverage)
+    if fewest.coverage >= LEVEL:
+        return "the 95 % interval of the median"
+    return f"the range of the draws (of {len(fewest.steps)}, it holds the median {fewest.coverage:.1%} of the time)"
+
+
+def made_and_kept(run: RunFrames, upto: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return fact and value of every edit asked for up to the last re-test: exact right after it, and at that re-test.
+
+    What is not tested there is not kept: no edit is for which the method had nothing to propose.
+
+    Args:
+        run: the run.
+        upto: the last step that counts.
+    """
+    again = run.metric("efficacy.exact@retest").filter(pl.col("step") <= upto)
+    last = again["step"].max() if len(again) else upto
+    asked, names = run.journal.filter(pl.col("edit") <= last), fact_names(run)
+    found = []
+    for rows in (run.metric("efficacy.exact@now"), again.filter(pl.col("step") == last)):
+        value = {unit: v for unit, v in units(rows).iter_rows() if not math.isnan(v)}
+        facts = {"fact": [names[i] for i in asked["id"]], "value": [value.get(i, 0.0) for i in asked["id"]]}
+        found.append(pl.DataFrame(facts, schema={"fact": pl.String, "value": pl.Float64}))
+    return found[0], found[1]
 
 
 def _beside(run: Path) -> float:
@@ -175,4 +196,6 @@ QUESTION = Question(
     answer=answer,
     make=partial(make_until, FALL),
     grows=True,
+    least_edits=EVERY,
+    over=partial(fell, FALL),
 )

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,6 +14,7 @@ from errata.analysis.curves import curve
 from errata.analysis.falls import fall_step
 from errata.analysis.frames import load_run
 from errata.distributed.resident import Resident
+from errata.errors import RunError
 from errata.probes.rows import Row
 from errata.studies.engine import Job, Outcome, begun, settled, threads_each
 from errata.studies.reproduce.make import make, train
@@ -21,7 +23,7 @@ from errata.studies.reproduce.work import Work
 from errata.studies.run import Enough
 from errata.studies.store import RunStore
 
-__all__ = ["Fall", "make_until"]
+__all__ = ["Fall", "fell", "make_until"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ def make_until(
         processes: how many runs at a time.
         until: edits of each run at most; all when None.
         tell: hears what happens, a line each.
+
+    Raises:
+        RunError: when a training fails, or a process that makes runs ends without a word.
     """
     make(replace(work, runs={}, trainings={}), out, processes=processes, tell=tell)  # the files alone
     jobs = [Job(recipe, out / "runs" / name, until) for name, recipe in work.runs.items()]
@@ -53,7 +58,7 @@ def make_until(
     for outcome in outcomes:
         if outcome is not None and outcome.status == "failed":
             tell(str(outcome))
-    left = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome is None and not _fell(job.out, fall)]
+    left = [job for job, outcome in zip(jobs, outcomes, strict=True) if outcome is None and not fell(fall, job.out)]
     needs = {id(job): Path(str(job.recipe.method.settings.get("checkpoint", ""))).name for job in left}
     _go([job for job in left if not needs[id(job)]], fall, processes, tell)
     last = [job for job in left if needs[id(job)]]
@@ -75,10 +80,15 @@ def _go(jobs: Sequence[Job], fall: Fall, processes: int, tell: Callable[[str], N
     with ProcessPoolExecutor(
         processes, mp_context=get_context("spawn"), initializer=_begin, initargs=(threads,)
     ) as pool:
-        pending = {pool.submit(_one, job, fall): job for job in jobs}
         try:
+            pending = [pool.submit(_one, job, fall) for job in jobs]
             for number, future in enumerate(as_completed(pending), 1):
                 tell(f"{number}/{len(jobs)} {future.result()}")
+        except BrokenProcessPool as e:
+            raise RunError(
+                f"one of {processes} processes that make runs has ended without a word, most likely for want of "
+                "memory. Every finished edit is recorded: call this again, with fewer --processes."
+            ) from e
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -101,10 +111,16 @@ def _there(job: Job, fall: Fall) -> bool:
     if not begun(job.out):
         return False
     store = RunStore(job.out)
-    return store.finished() or (job.until is not None and store.reached() >= job.until) or _fell(job.out, fall)
+    return store.finished() or (job.until is not None and store.reached() >= job.until) or fell(fall, job.out)
 
 
-def _fell(run: Path, fall: Fall) -> bool:
+def fell(fall: Fall, run: Path) -> bool:
+    """Say whether a run has come to its fall.
+
+    Args:
+        fall: what ends a run.
+        run: its directory.
+    """
     return begun(run) and RunStore(run).reached() > 0 and fall_step(load_run(run), fall.metric, fall.share)[1]
 
 

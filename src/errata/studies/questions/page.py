@@ -14,7 +14,7 @@ from errata.report.words import safe_json
 from errata.studies.questions.question import Answer, Question
 from errata.studies.reproduce.work import Size
 
-__all__ = ["block", "fill", "picture_of", "write"]
+__all__ = ["block", "check_page", "fill", "picture_of", "write"]
 
 _BEGIN, _END = "<!-- made -->", "<!-- end -->"
 _MADE = re.compile(rf"({re.escape(_BEGIN)}\n).*?({re.escape(_END)})", re.DOTALL)
@@ -62,6 +62,20 @@ def block(asked: Question, size: Size, answer: Answer, picture: str, command: st
     )
 
 
+def check_page(page: Path) -> None:
+    """Refuse a page that could not be filled; one that is not there yet can be.
+
+    Raises:
+        ConfigError: when there is a page without markers, or something that is none.
+    """
+    if not page.exists():
+        return
+    if not page.is_file():
+        raise ConfigError(f"{page} is no file. Name a Markdown page, or one that is not there yet.")
+    if not _MADE.search(page.read_text(encoding="utf-8")):
+        raise ConfigError(f"{page} has no place for what is made: a line {_BEGIN}, and below it a line {_END}.")
+
+
 def fill(page: Path, title: str, made: str) -> None:
     """Put the made part between a page's markers; what is written around them stays. A new page has nothing else.
 
@@ -71,9 +85,8 @@ def fill(page: Path, title: str, made: str) -> None:
     if not page.exists():
         write_aside(page, f"# {title}\n\n{_BEGIN}\n{made}{_END}\n".encode())
         return
+    check_page(page)
     text = page.read_text(encoding="utf-8")
-    if not _MADE.search(text):
-        raise ConfigError(f"{page} has no place for what is made: a line {_BEGIN}, and below it a line {_END}.")
     write_aside(page, _MADE.sub(lambda found: f"{found[1]}{made}{found[2]}", text).encode())
 
 

@@ -1,10 +1,12 @@
 """A question: the runs that it takes, and the answer that is read from their rows."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from errata.errors import ConfigError
 from errata.studies.reproduce.make import make
 from errata.studies.reproduce.results import Results
 from errata.studies.reproduce.work import Size, Work
@@ -67,6 +69,9 @@ class Question:
         model: the default model.
         make: makes the runs, and returns those that are there.
         grows: whether runs are taken so many edits far and can be taken further later; else each has so many edits.
+        least_edits: of each run, for there to be an answer.
+        least_samples: of each kind of run, for there to be an answer.
+        over: says of a run's directory that nothing is asked for beyond where it stands.
     """
 
     name: str
@@ -79,3 +84,34 @@ class Question:
     model: str = "lab-s-small"
     make: Callable[..., Results] = make
     grows: bool = False
+    least_edits: int = 2
+    least_samples: int = 1
+    over: Callable[[Path], bool] = lambda run: False
+
+    def check(self, size: Size, work: Work) -> None:
+        """Refuse a size from which no answer follows, before anything is made.
+
+        Args:
+            size: of the runs.
+            work: the runs, with the orders from which they take their facts.
+
+        Raises:
+            ConfigError: when there are too few edits or samples, or more edits than facts.
+        """
+        edits = size.edits or 0
+        if edits < self.least_edits:
+            raise ConfigError(
+                f"`errata ask {self.name}` compares what it finds along a run of at least {self.least_edits} edits, "
+                f"and --edits is {edits}. Ask for {self.least_edits} or more, or leave --edits out for {self.edits}."
+            )
+        if size.samples < self.least_samples:
+            raise ConfigError(
+                f"`errata ask {self.name}` compares at least {self.least_samples} runs of a kind, and --samples is "
+                f"{size.samples}. Ask for {self.least_samples} or more, or leave --samples out for {self.samples}."
+            )
+        facts = min(len(order) for file in work.files.values() for order in json.loads(file).values())
+        if edits > facts:
+            raise ConfigError(
+                f"--edits is {edits}, and {size.model} has {facts} facts for the runs of `errata ask {self.name}`. Ask "
+                f"for {facts} or fewer, or name a larger lab model with --model."
+            )

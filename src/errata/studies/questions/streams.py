@@ -1,4 +1,4 @@
-"""The orders of edits that the questions ask for, kept in one file that their recipes name."""
+"""The orders of edits that the questions ask for, each kept in a file that recipes name."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,6 @@ __all__ = ["KEPT", "half", "long", "orders_of", "same", "section"]
 
 KEPT = 20
 """People of whom no run edits anything, so that something is left to ask about: the last of the world."""
-_FILE = "orders.json"
 
 
 def same(model: str, number: int) -> list[str]:
@@ -36,9 +35,9 @@ def half(model: str, number: int) -> list[str]:
 
 
 def orders_of(streams: Mapping[str, Callable[[str, int], list[str]]], size: Size) -> dict[str, str]:
-    """Return the file of orders, by its name: `KIND-NUMBER` for each kind of stream and each sample."""
+    """Return a file of its own for each kind of stream and each sample: no question of another overwrites it."""
     orders = {f"{kind}-{k}": draw(size.model, k) for kind, draw in streams.items() for k in range(size.samples)}
-    return {_FILE: json.dumps(orders, indent=0) + "\n"}
+    return {_file(name): json.dumps({name: ids}, indent=0) + "\n" for name, ids in orders.items()}
 
 
 def section(kind: str, number: int, n: int, out: Path, **more: object) -> dict[str, object]:
@@ -48,18 +47,15 @@ def section(kind: str, number: int, n: int, out: Path, **more: object) -> dict[s
         kind: of stream: "same", "long" or "half".
         number: of the order, and of the draw where that differs.
         n: how many.
-        out: the directory of the file of orders.
+        out: the directory below which the orders lie.
         more: further keys.
     """
-    seed = 0 if kind == "same" else number
-    return {
-        "dataset": "lab",
-        "n": n,
-        "seed": seed,
-        "order_file": str(out / _FILE),
-        "sample": f"{kind}-{number}",
-        **more,
-    }
+    seed, name = 0 if kind == "same" else number, f"{kind}-{number}"
+    return {"dataset": "lab", "n": n, "seed": seed, "order_file": str(out / _file(name)), "sample": name, **more}
+
+
+def _file(name: str) -> str:
+    return f"orders/{name}.json"
 
 
 def _editable(model: str, seed: int) -> list[Fact]:

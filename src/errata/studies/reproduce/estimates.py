@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from errata.analysis.intervals import bootstrap_nested, over_runs, paired_difference, wilson
+from errata.analysis.intervals import bootstrap_nested, over_runs, paired_difference, paired_over_runs, wilson
+from errata.analysis.shared import Facts, bootstrap_crossed, resampled_means
 from errata.report.words import bounded
 
 __all__ = ["Estimate", "counted", "mean_of_bounded", "paired", "pooled", "signed", "unpaired"]
@@ -32,49 +33,57 @@ class Estimate(NamedTuple):
         return bounded(*self).replace(" %", " points", 1)
 
 
-def pooled(groups: Sequence[Array], rng: np.random.Generator) -> Estimate:
+def pooled(groups: Sequence[Array], rng: np.random.Generator, facts: Facts | None = None) -> Estimate:
     """Average units over runs, each run with the same weight; the interval is `over_runs`.
 
     Args:
         groups: the units' values of each run, between 0 and 1; NaN for none.
         rng: draws the resamples.
+        facts: which fact each unit is of, where several runs may share some.
     """
-    known = [g[~np.isnan(g)] for g in groups]
-    known = [g for g in known if len(g)]
-    if not known:
+    known = [~np.isnan(g) for g in groups]
+    values = [g[k] for g, k in zip(groups, known, strict=True) if k.any()]
+    if not values:
         return Estimate(np.nan, np.nan, np.nan)
-    value = float(np.mean([g.mean() for g in known]))
-    return Estimate(value, *over_runs(known, rng))
+    named = None
+    if facts is not None:
+        named = [np.asarray(f)[k].tolist() for f, k in zip(facts, known, strict=True) if k.any()]
+    return Estimate(float(np.mean([g.mean() for g in values])), *over_runs(values, rng, facts=named))
 
 
-def signed(groups: Sequence[Array], rng: np.random.Generator) -> Estimate:
-    """Average figures between −1 and 1 over runs, bounded as shares are.
+def signed(groups: Sequence[Array], rng: np.random.Generator, facts: Facts) -> Estimate:
+    """Average differences between −1 and 1 over runs, each run with the same weight; facts and runs are resampled.
 
     Args:
-        groups: the units' values of each run.
+        groups: the units' differences in each run.
         rng: draws the resamples.
+        facts: which fact each unit is of.
     """
-    value, low, high = pooled([(np.asarray(g) + 1) / 2 for g in groups], rng)
-    return Estimate(2 * value - 1, 2 * low - 1, 2 * high - 1)
+    known = [(np.asarray(g), named) for g, named in zip(groups, facts, strict=True) if len(g)]
+    if not known:
+        return Estimate(np.nan, np.nan, np.nan)
+    values = [g for g, _ in known]
+    bounds = paired_over_runs(values, rng, [named for _, named in known])
+    return Estimate(float(np.mean([g.mean() for g in values])), *bounds)
 
 
-def unpaired(pairs: Sequence[tuple[Array, Array]], rng: np.random.Generator, samples: int = 1000) -> Estimate:
-    """Average over runs the difference of the means of two groups of each; the bootstrap's over runs and units.
+def unpaired(
+    pairs: Sequence[tuple[Array, Array]], rng: np.random.Generator, facts: Sequence[tuple[Sequence[str], Sequence[str]]]
+) -> Estimate:
+    """Average over runs the difference of the means of two groups of each; facts and runs are resampled.
 
     Args:
         pairs: the units' values of both groups of each run; runs that lack one are left out.
         rng: draws the resamples.
-        samples: how many.
+        facts: which fact each unit is of: one may be of either group in another run.
     """
-    known = [(a, b) for a, b in pairs if len(a) and len(b)]
+    known = [(pair, named) for pair, named in zip(pairs, facts, strict=True) if all(map(len, pair))]
     if not known:
         return Estimate(np.nan, np.nan, np.nan)
-    drawn = []
-    for _ in range(samples):
-        chosen = [known[i] for i in rng.integers(0, len(known), len(known))]
-        drawn.append(np.mean([rng.choice(a, len(a)).mean() - rng.choice(b, len(b)).mean() for a, b in chosen]))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(float(np.mean([a.mean() - b.mean() for a, b in known])), float(low), float(high))
+    sides = [pair[side] for side in (0, 1) for pair, _ in known]
+    means = resampled_means(sides, [named[side] for side in (0, 1) for _, named in known], rng)
+    low, high = bootstrap_crossed(means[:, : len(known)] - means[:, len(known) :], rng)
+    return Estimate(float(np.mean([a.mean() - b.mean() for (a, b), _ in known])), low, high)
 
 
 def counted(hits: int, n: int) -> Estimate:
