@@ -28,10 +28,11 @@ from benchmarks.shapes import SIZES
 from benchmarks.solve import solves
 from benchmarks.startup import starts
 from benchmarks.tables import Table, fill
+from errata.models.replay import multiplies_bfloat16
 
 SECTIONS = ("startup", "solve", "edits", "probes", "growth", "memory", "guard")
 LONG = ("batches", "medium", "fast", "accuracy", "probing")
-"""Sections that are measured only when they are named: each takes a quarter of an hour or more by itself."""
+"""Sections that are measured only when they are named: each takes from three minutes to half an hour."""
 
 
 def measure(section: str, quick: bool, folder: Path) -> Iterator[Table]:
@@ -61,6 +62,7 @@ def measure(section: str, quick: bool, folder: Path) -> Iterator[Table]:
         yield watched(Subject.random(small, 2 if quick else 10), ("rome",) if quick else ("rome", "memit"), folder)
     elif section == "fast":
         yield fast_and_exact(some, 3 if quick else 100, folder)
+        yield fast_and_exact(some, 3 if quick else 100, folder, clamp=0.4)
     elif section == "accuracy":
         yield long_runs(*((256, (10, 100, 1_000), 8, 100) if quick else (3072, (10, 100, 1_000, 10_000), 8, 500)))
     elif section == "probing":
@@ -82,6 +84,7 @@ def _machine(threads: int) -> Table:
         "Python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+        "multiplies in bfloat16": "yes" if multiplies_bfloat16("cpu") else "no",
     }
     return Table("machine", ["", ""], [list(pair) for pair in facts.items()], [facts])
 
@@ -118,13 +121,11 @@ def main() -> None:
         measured[table.name] = [dict(record) for record in table.measured]
         # After every table, so that an interruption costs one.
         if asked.page:
-            fill(asked.page, [table, aims(measured)])
+            fill(asked.page, [table, aims(measured), _machine(asked.threads)])
         if json_file:
             json_file.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
     conditions = _conditions(asked.threads)
-    if asked.only == SECTIONS:
-        show(_machine(asked.threads))
     with ExitStack() as stack:
         folder = asked.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)

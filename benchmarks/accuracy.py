@@ -1,6 +1,5 @@
 """How far the solves of ten thousand edits are from solving anew, and what each costs."""
 
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.plain import dense_solve
-from benchmarks.tables import Table, distance, seconds, spread
+from benchmarks.tables import Table, distance, seconds
 from errata.editors.history import PastKeys
 
 __all__ = ["long_runs"]
@@ -22,7 +21,7 @@ def long_runs(d: int, counts: Sequence[int], near: int, every: int) -> Table:
 
     Args:
         d: the length of a key.
-        counts: ascending; the error and the seconds of the edits just before each are shown apart.
+        counts: ascending; the error of the edits just before each is shown apart.
         near: how many edits those are; of them the first, the middle one and the last are compared.
         every: how often solutions are compared besides.
     """
@@ -30,17 +29,14 @@ def long_runs(d: int, counts: Sequence[int], near: int, every: int) -> Table:
     rows = [
         [
             m["method"],
-            *(f"{max(m['errors'][n]):.0e}; {spread([statistics.median(m['seconds'][n])])}" for n in counts),
+            *(f"{max(m['errors'][n]):.0e}" for n in counts),
             f"{m['worst']:.0e} of {m['compared']}",
-            spread([m["mean"]]),
             str(m["factorizations"]),
         ]
         for m in measured
     ]
     heads = [f"edit {n:,}" for n in counts]
-    return Table(
-        "accuracy", [f"d = {d:,}", *heads, "largest, of those compared", "mean", "factorizations"], rows, measured
-    )
+    return Table("accuracy", [f"d = {d:,}", *heads, "largest, of those compared", "factorizations"], rows, measured)
 
 
 def _long_run(d: int, name: str, counts: Sequence[int], near: int, every: int) -> dict[str, Any]:

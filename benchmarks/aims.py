@@ -58,7 +58,7 @@ def _growth(records: _Records) -> list[str]:
 
 
 def _guarded(records: _Records) -> list[str]:
-    return [f"{r['method']} {sum(r['guarded']) / sum(r['alone']):.2f}" for r in records]
+    return [f"{r['method']} {statistics.median(r['guarded']) / statistics.median(r['alone']):.2f}" for r in records]
 
 
 _AIMS: tuple[tuple[str, str, str, Callable[[_Records], list[str]]], ...] = (

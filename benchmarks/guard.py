@@ -1,5 +1,6 @@
 """What the guard adds to an edit: the same edits with and without a watch over a canary, in turn."""
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -7,7 +8,7 @@ from typing import Any
 
 from benchmarks.edits import Bench, Subject
 from benchmarks.shapes import Size
-from benchmarks.tables import Table, seconds, spread
+from benchmarks.tables import Table, distance, seconds, spread
 from errata.probes.canary import LineCanary
 from errata.trajectory import Limits, Trajectory, Watch
 
@@ -42,13 +43,15 @@ def watched(subject: Subject, methods: Sequence[str], folder: Path) -> Table:
                 if fact is not warm:
                     took[name].append(spent)
             turns.reverse()  # neither always comes second
-        measured.append({"method": method, **took})
+        paths = [path for path in alone.masters() if path in guarded.masters()]
+        apart = max(distance(alone.model.weight(path), guarded.model.weight(path)) for path in paths)
+        measured.append({"method": method, **took, "apart": apart})
     rows = [[r["method"], spread(r["alone"]), spread(r["guarded"]), f"{_more(r):+.0%}"] for r in measured]
     return Table(f"guard-{subject.size.name}", ["method", "alone", "guarded", "more"], rows, measured)
 
 
 def _more(record: dict[str, Any]) -> float:
-    return sum(record["guarded"]) / sum(record["alone"]) - 1
+    return statistics.median(record["guarded"]) / statistics.median(record["alone"]) - 1
 
 
 def _lines(size: Size) -> list[str]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+DEADLINE = 900.0
+"""Seconds after which a process counts as hung, on however slow a machine."""
 _CONTEXT = get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["transformers", "errata.studies.run", "errata.training"])
 
@@ -23,7 +25,8 @@ def begin(messages: Path, work: Callable[..., Any], *arguments: Any, **environme
         environment: variables that the process has besides those of the tests.
     """
     cache = {"ERRATA_CACHE": os.environ["ERRATA_CACHE"]}
-    process = _CONTEXT.Process(target=_work, args=(messages, {**cache, **environment}, work, arguments))
+    # A daemon: where a test fails, what it began goes with it.
+    process = _CONTEXT.Process(target=_work, args=(messages, {**cache, **environment}, work, arguments), daemon=True)
     process.start()
     return process
 

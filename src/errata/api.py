@@ -48,7 +48,10 @@ class EditResult:
         return "\n".join(lines)
 
     def undo(self, *, last: int | None = None, id: str | None = None) -> list[str]:
-        """Take back every edit of this result that stands, or the last ones, or one by id; see `Trajectory.undo`."""
+        """Take back every edit that stands, or the last ones, or one by id; see `Trajectory.undo`.
+
+        Every edit: those that were made afterwards by `trajectory.advance` as well.
+        """
         if last is None and id is None:
             last = sum(entry.applied for entry in self.trajectory.journal.entries)
         return self.trajectory.undo(last=last, id=id)

@@ -93,6 +93,7 @@ def test_a_cluster_that_loses_a_worker_loses_no_edit_and_counts_none_twice(clust
     told: list[str] = []
     outcomes = run_all_on_ray(jobs, places=Places(), tell=told.append)
     killer.join(timeout=1)
+    assert killed, "the run ended before it could be killed"
     assert EDITS // 8 <= killed[0] < EDITS
     assert [o.status for o in outcomes] == ["done", "done", "failed"]
     assert "layer 9 is out of range" in outcomes[2].message

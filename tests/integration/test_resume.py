@@ -17,7 +17,7 @@ from errata.cli import main
 from errata.studies.recipe import load_recipe
 from errata.studies.run import resume, run
 from errata.studies.store import RunStore
-from forked import begin
+from forked import DEADLINE, begin
 from tiny import tiny_facts, tiny_model, tiny_text_file
 
 EDITS = 23
@@ -108,9 +108,9 @@ def test_killed_and_resumed_equals_never_killed(recipe, whole, tmp_path, seed) -
             time.sleep(0.002)
         time.sleep(rng.random() * 0.05)
         process.kill()
-        process.join()
+        process.join(DEADLINE)
         process = begin(messages, command, "resume", str(out))
-    process.join()
+    process.join(DEADLINE)
     assert process.exitcode == 0, messages.read_text()
     found = results(out)
     assert sorted(found) == sorted(whole)

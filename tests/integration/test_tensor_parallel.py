@@ -1,5 +1,6 @@
 """Tensor parallelism, which is experimental: an edit on two processes is the edit on one."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from errata.editors.statistics import StatisticsStore
 from errata.models import EditableModel, load
-from forked import begin
+from forked import DEADLINE, begin
 from tiny import tiny_facts, tiny_model, tiny_text_file
 
 pytestmark = pytest.mark.skipif(
@@ -48,7 +49,8 @@ def edited_in_part(rank: int, directory: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.distributed import DistributedConfig
 
-    torch.distributed.init_process_group("gloo", init_method=f"file://{directory}/meet", rank=rank, world_size=2)
+    meet, limit = f"file://{directory}/meet", timedelta(seconds=DEADLINE / 3)
+    torch.distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=2, timeout=limit)
     plain = AutoModelForCausalLM.from_pretrained(directory, distributed_config=DistributedConfig(tp_size=2))
     model = EditableModel(plain, AutoTokenizer.from_pretrained(directory), "spread")
     assert plain.model.layers[1].mlp.down_proj.weight.to_local().shape == (48, 40)
@@ -68,9 +70,9 @@ def test_an_edit_on_two_processes_is_the_edit_on_one(tmp_path: Path) -> None:
     ]
     before = {path: load(tmp_path).weight(path) for path in (model.mlp_out(0), model.mlp_out(1))}
     wanted = edited(load(tmp_path), str(tmp_path))
-    for process, words in zip(started, said, strict=True):
-        process.join()
-        assert process.exitcode == 0, words.read_text()
+    for process in started:
+        process.join(DEADLINE)
+        assert process.exitcode == 0, "\n".join(words.read_text() for words in said)
     first, second = (load_file(tmp_path / f"rank-{rank}.safetensors") for rank in range(2))
     for name, tensor in wanted.items():
         assert torch.equal(first[name], second[name])

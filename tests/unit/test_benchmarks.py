@@ -46,6 +46,7 @@ def test_the_plain_solve_and_the_plain_scores_are_the_same() -> None:
 def test_a_watch_changes_no_edit_and_its_cost_is_timed(tmp_path: Path) -> None:
     (record,) = watched(Subject.random(SMALL, 2), ("memit",), tmp_path).measured
     assert len(record["alone"]) == len(record["guarded"]) == 2
+    assert record["apart"] == 0.0
 
 
 def test_growth_is_measured_at_every_count(tmp_path: Path) -> None:
@@ -91,6 +92,7 @@ def test_the_page_has_a_place_for_every_table() -> None:
         "growth-keys",
         "memory",
         "fast-lab",
+        "fast-lab-bound",
         "accuracy",
         "probing",
         "guard-gpt2-small",

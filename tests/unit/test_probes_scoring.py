@@ -171,6 +171,18 @@ def test_long_continuations_multiply_by_packed_matrices_and_say_the_same(
     assert not any("forward" in vars(module) for module in model.model.modules())
 
 
+def test_packed_matrices_are_those_of_the_moment() -> None:
+    model, prompts = tiny_model("gpt2"), [f.text for f in tiny_facts(6)]
+    before = generate(model, prompts, 12)
+    path = model.mlp_out(2)
+    model.write(path, -3 * model.weight(path))
+    after = generate(model, prompts, 12)
+    assert after != before
+    fresh = tiny_model("gpt2")
+    fresh.write(path, model.weight(path))
+    assert generate(fresh, prompts, 12) == after
+
+
 def test_generation_ends_at_the_last_position_and_at_the_end_token() -> None:
     model = tiny_model("gpt2")
     prompt = "water " * 60

@@ -11,7 +11,7 @@ __all__ = ["FAST_PREFIXES", "ValueSettings"]
 FAST_PREFIXES = 2
 """Under how many prefixes, beside the bare prompt, the fast mode optimises values."""
 _FAST_STEPS_AFTER = 6  # a value that only just suffices answers fewer paraphrases (docs/performance.md)
-_FAST_SETTLED = 0.05  # of all that the loss has fallen; what comes after brings efficacy no more (docs/performance.md)
+_FAST_SETTLED = 0.05  # where it acts on the lab nothing is lost by it (docs/performance.md)
 
 
 class ValueSettings(EditorSettings):

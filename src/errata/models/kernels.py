@@ -49,7 +49,10 @@ def packed_bytes(blocks: Sequence[nn.Module], *, back: bool = True) -> int:
 
 @contextmanager
 def running(kernels: Kernels) -> Iterator[None]:
-    """Compute modules by their kernels; hooks on them run as before."""
+    """Compute modules by their kernels; hooks on them run as before.
+
+    One thread at a time: blocks that overlap without being nested would leave a kernel behind.
+    """
     before = {module: vars(module).get("forward") for module in kernels}
     try:
         for module, kernel in kernels.items():

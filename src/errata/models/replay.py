@@ -83,7 +83,7 @@ class UpperLayers:
         top = self._blocks[-1] if self._blocks and not (rerun and layer == model.n_layers - 1) else None
         self._top_mlp = None if top is None else top.get_submodule(model.family.mlp)
         self._lines = _Lines(rows, starts, list(range(len(rows))) if lines is None else lines, model.device)
-        self._kernels = kernels_for(self._blocks, None if bfloat16 else self._lines.tokens)
+        self._kernels = kernels_for(self._blocks, None if halved else self._lines.tokens)
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         paths = {model.block_path(layer), *watch}
         with torch.no_grad():

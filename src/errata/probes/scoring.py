@@ -22,8 +22,8 @@ _TOKENS = 16384
 """How many tokens go through a model at once, on a card."""
 _CPU_TOKENS = range(256, 2049)
 _CPU_NUMBERS = 3 * 2**20
-"""How many numbers an MLP's inner layer makes at once on a processor, about: 12 MiB in float32. More falls out of its
-caches and is allocated anew from the system for every layer, and takes up to twice as long."""
+"""How many numbers an MLP's inner layer makes at once on a processor, about, up to a width of 3,072: 12 MiB in float32.
+More falls out of its caches and is allocated anew from the system for every layer, and takes up to twice as long."""
 LOGITS = 2**26
 """How many logits one forward pass makes at most: 256 MiB in float32."""
 
