@@ -3,6 +3,7 @@
 make lock                                          # resolve anew and write requirements/ci.txt
 python scripts/lock.py check requirements/ci.txt   # is this environment what the lock says, and nothing beside it?
 python scripts/lock.py licences                    # under which licences its packages stand
+python scripts/lock.py advisories requirements/ci.txt   # what PyPI says of those that are the newest of their kind
 """
 
 import json
@@ -10,10 +11,11 @@ import platform
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -86,6 +88,39 @@ def licences(packages: Iterable[Distribution]) -> str:
     return "\n".join(["| licence | packages | which |", "|---|---|---|", *rows])
 
 
+def advisories(pins: Mapping[str, Version], asked: Callable[[str], Mapping[str, Any]]) -> list[str]:
+    """Return in words what PyPI holds against the locked versions, and of which it tells nothing.
+
+    A project's page lists advisories against its newest release alone; those against one release stand elsewhere, where
+    pip-audit (`make audit`) reads them. This is for where only the pages can be reached.
+
+    Args:
+        pins: a lock's versions by name.
+        asked: returns the JSON of a project's page.
+    """
+    found, silent = [], []
+    for name, version in pins.items():
+        page = asked(name)
+        if Version(page["info"]["version"]) != version:
+            silent.append(f"{name} {version}")
+            continue
+        seen: set[str] = set()  # one vulnerability stands there once for each database that has it
+        for advisory in page["vulnerabilities"]:
+            names = [advisory["id"], *advisory.get("aliases", [])]
+            if not advisory.get("withdrawn") and seen.isdisjoint(names):
+                mended = ", ".join(advisory["fixed_in"]) or "no release"
+                found.append(f"{name} {version}: {', '.join(names)}; mended in {mended}")
+            seen.update(names)
+    told = f"{len(pins) - len(silent)} of {len(pins)} are the newest release; known against these: {len(found)}"
+    return [told, *found, f"not the newest, so nothing is told of: {', '.join(silent) or 'none'}"]
+
+
+def pypi(name: str) -> Mapping[str, Any]:
+    """Return the JSON of a project's page on PyPI."""
+    with urlopen(f"https://pypi.org/pypi/{name}/json", timeout=60) as answer:
+        return json.load(answer)  # type: ignore[no-any-return]
+
+
 def main(arguments: list[str]) -> int:
     """Do what is asked for."""
     match arguments:
@@ -96,6 +131,8 @@ def main(arguments: list[str]) -> int:
             found = strangers(pinned(Path(file).read_text(encoding="utf-8")), installed)
             print("\n".join(found) or f"{len(installed)} packages on Python {platform.python_version()}, as locked")
             return bool(found)
+        case ["advisories", file]:
+            print("\n".join(advisories(pinned(Path(file).read_text(encoding="utf-8")), pypi)))
         case ["licences"]:
             print(licences(distributions()))
         case _:

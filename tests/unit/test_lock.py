@@ -65,6 +65,22 @@ def test_what_is_not_in_the_lock_is_named() -> None:
     ]
 
 
+def test_advisories_are_of_the_newest_release_and_silence_is_told() -> None:
+    known = {"id": "PYSEC-1", "aliases": ["CVE-1"], "fixed_in": []}
+    again = {"id": "GHSA-1", "aliases": ["CVE-1", "PYSEC-1"], "fixed_in": []}
+    gone = {"id": "PYSEC-2", "fixed_in": ["3"], "withdrawn": "2026-01-01"}
+    pages = {
+        "old": {"info": {"version": "2"}, "vulnerabilities": [known]},
+        "new": {"info": {"version": "1.0"}, "vulnerabilities": [known, gone, again]},
+    }
+    told = _SCRIPT.advisories({"old": Version("1"), "new": Version("1")}, pages.__getitem__)
+    assert told == [
+        "1 of 2 are the newest release; known against these: 1",
+        "new 1: PYSEC-1, CVE-1; mended in no release",
+        "not the newest, so nothing is told of: old 1",
+    ]
+
+
 def test_what_a_cuda_build_of_torch_brings_is_no_stranger() -> None:
     assert not strangers({"torch": Version("2.13.0")}, {"torch": "2.13.0", "nvidia-nccl-cu13": "2.28", "triton": "3.6"})
 
