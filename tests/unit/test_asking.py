@@ -17,9 +17,9 @@ from errata.studies.engine import Job
 from errata.studies.plan import plan
 from errata.studies.questions import furthest, making
 from errata.studies.questions.asked import QUESTIONS
-from errata.studies.questions.streams import long
 from errata.studies.recipe import Recipe
 from errata.studies.reproduce.work import Size
+from errata.studies.streams import long
 
 
 def asked(*words: str) -> Result:

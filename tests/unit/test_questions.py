@@ -26,10 +26,10 @@ from errata.probes.rows import Row, write_rows
 from errata.studies.questions import age, furthest, making, order
 from errata.studies.questions.asked import QUESTIONS, question
 from errata.studies.questions.page import fill
-from errata.studies.questions.streams import KEPT, half, long, same
 from errata.studies.reproduce.estimates import signed, unpaired
 from errata.studies.reproduce.work import Size
 from errata.studies.store import RunStore
+from errata.studies.streams import KEPT, half, long, same
 
 NAN = math.nan
 

@@ -97,11 +97,34 @@ def test_what_the_paper_sees_after_more_edits_is_not_refuted_by_fewer(results: R
     assert fallen.collapses("lasts", expected=False, by=1000, rule="")(results).verdict == "not testable here"
     kept = m.forgotten_share("lasts", at_least=0.5, rule="", after=1000)
     assert kept(results).verdict == "not testable here"
+    # What they cost grows with the edits: enough by now is enough, and little by now says nothing.
+    most = m.forgotten_share("lasts", at_least=-0.5, rule="", after=1000)
+    assert most(results).verdict == "holds"
+    assert m.forgotten_share("lasts", at_most=0.5, rule="", after=1000)(results).verdict == "not testable here"
+    assert m.forgotten_share("lasts", at_most=-0.5, rule="", after=1000)(results).verdict == "does not hold"
     assert m.forgotten_share("lasts", at_least=0.5, rule="", after=100)(results).verdict == "does not hold"
     assert m.tasks_lost("lasts", at_least=0.5, rule="", after=1000)(results).verdict == "not testable here"
     assert fallen.phases_seen("lasts", rule="")(results).verdict == "not testable here"
     assert fallen.phases_seen("breaks", rule="")(results).text.partition(" (")[0].endswith("of 3 collapses")
     assert m.forgets_more("lasts", "lasts", rule="")(results).verdict == "not testable here"
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda kind: m.proficiency(kind, "neighborhood.success@now", rule=""),
+        lambda kind: m.forgotten_share(kind, rule="", at_end=True, after=100),
+        lambda kind: m.differs(kind, "lasts", "neighborhood.success@now", rule=""),
+        lambda kind: m.forgets_more(kind, "lasts", rule=""),
+    ],
+)
+def test_the_same_facts_in_more_samples_do_not_narrow_an_interval(results: Results, measure) -> None:
+    once, other = results.paths["breaks/0"], results.paths["lasts/0"]
+    copies = {f"copied/{k}": once for k in range(4)} | {f"lasts/{k}": other for k in range(4)}
+    many = measure("copied")(Results(copies))
+    one = measure("copied")(Results({"copied/0": once, "lasts/0": other}))
+    assert many.value == one.value
+    assert many.high - many.low > 0.9 * (one.high - one.low)
 
 
 class Screened:
@@ -238,8 +261,11 @@ def test_one_row_is_made_alone_from_kept_runs(tmp_path: Path, monkeypatch) -> No
     monkeypatch.setattr(gupta2024, "ITEMS", 2)
     monkeypatch.setattr(gupta2024, "OTHERS", 4)
     paper = reproduction("gupta2024")
-    runs = paper.work(Size("lab-s", 2, 1), tmp_path).runs
-    run(runs["ft-c/0"], tmp_path / "runs" / "ft-c" / "0")
+    work = paper.work(Size("lab-s", 2, 1), tmp_path)
+    for name, content in work.files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    run(work.runs["ft-c/0"], tmp_path / "runs" / "ft-c" / "0")
     asked = ["reproduce", "gupta2024", "--edits", "2", "--samples", "1", "--out", str(tmp_path)]
     made = CliRunner().invoke(app, [*asked, "--claim", "efficacy-ft-c", "--json"])
     assert made.exit_code == 0, made.output

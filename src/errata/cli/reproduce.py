@@ -96,9 +96,11 @@ def _say_plan(
     seconds = 0.0
     for name in missing:
         recipe = {**runs, **screens}[name]
-        kind = recipe.method.model_dump_json()
+        kind = f"{recipe.model.name} {recipe.method.model_dump_json()}"
         if kind not in each:
-            each[kind] = plan(recipe, names[name]).seconds_per_edit
+            # What an edit costs depends on no order; the file that holds it may not be there yet.
+            anyhow = recipe.edits.model_copy(update={"order_file": None, "sample": ""})
+            each[kind] = plan(recipe.model_copy(update={"edits": anyhow}), names[name]).seconds_per_edit
         seconds += each[kind] * (recipe.edits.n or 0)
     if as_json:
         content = {

@@ -9,10 +9,10 @@ from errata.report.question_charts import Axis, bands, below, heat
 from errata.studies.questions.question import Answer, Question, Table
 from errata.studies.questions.recipes import FORMS, recipe
 from errata.studies.questions.shares import differing, pooled, signed
-from errata.studies.questions.streams import orders_of, same, section
 from errata.studies.reproduce.estimates import Estimate
 from errata.studies.reproduce.results import Results
 from errata.studies.reproduce.work import Size, Work
+from errata.studies.streams import orders_of, same, section
 
 __all__ = ["QUESTION", "orders_work"]
 

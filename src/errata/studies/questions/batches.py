@@ -9,9 +9,9 @@ from errata.studies.questions.age import orders_work
 from errata.studies.questions.question import Answer, Question, Table
 from errata.studies.questions.recipes import recipe
 from errata.studies.questions.shares import final, paired
-from errata.studies.questions.streams import orders_of, same, section
 from errata.studies.reproduce.results import Results
 from errata.studies.reproduce.work import Size, Work
+from errata.studies.streams import orders_of, same, section
 
 __all__ = ["QUESTION"]
 

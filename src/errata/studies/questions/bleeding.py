@@ -14,9 +14,9 @@ from errata.report.words import DASH
 from errata.studies.questions.question import Answer, Question, Table
 from errata.studies.questions.recipes import FORMS, recipe
 from errata.studies.questions.shares import pooled
-from errata.studies.questions.streams import half, orders_of, section
 from errata.studies.reproduce.results import Results
 from errata.studies.reproduce.work import Size, Work
+from errata.studies.streams import half, orders_of, section
 
 __all__ = ["QUESTION"]
 

@@ -20,10 +20,10 @@ from errata.studies.questions.making import Fall, fell, make_until
 from errata.studies.questions.question import Answer, Question, Table
 from errata.studies.questions.recipes import recipe
 from errata.studies.questions.shares import pooled
-from errata.studies.questions.streams import long, orders_of, section
 from errata.studies.recipe import Recipe
 from errata.studies.reproduce.results import Results
 from errata.studies.reproduce.work import Size, Training, Work
+from errata.studies.streams import long, orders_of, section
 
 __all__ = ["OUT", "QUESTION", "made_and_kept"]
 

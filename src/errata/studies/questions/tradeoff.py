@@ -10,9 +10,9 @@ from errata.report.words import number
 from errata.studies.questions.question import Answer, Question, Table
 from errata.studies.questions.recipes import BARE, recipe
 from errata.studies.questions.shares import final
-from errata.studies.questions.streams import orders_of, same, section
 from errata.studies.reproduce.results import Results
 from errata.studies.reproduce.work import Size, Work
+from errata.studies.streams import orders_of, same, section
 
 __all__ = ["QUESTION"]
 

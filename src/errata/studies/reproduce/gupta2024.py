@@ -1,17 +1,19 @@
 """The first paper, *Model Editing at Scale leads to Gradual and Catastrophic Forgetting* (2401.07453).
 
-What is made: its four methods, ROME in two forms, each over four samples of edits.
+What is made: its four methods, ROME in two forms, each over four samples of edits (ROME without C over six).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from errata.lab.models import spec_of
 from errata.studies.recipe import Recipe
 from errata.studies.reproduce.falls import RULE
-from errata.studies.reproduce.gupta2024_claims import CLAIMS, collapsed_texts
+from errata.studies.reproduce.gupta2024_claims import BARE, CLAIMS, collapsed_texts
 from errata.studies.reproduce.work import Reproduction, Size, Training, Work
+from errata.studies.streams import KEPT, long, orders_of, section
 
 __all__ = ["FORMS", "REPRODUCTION"]
 
@@ -24,10 +26,10 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
     "mend": {"name": "mend", "batches": "each"},
 }
 """The methods' settings beside those recommended for the model."""
-LEFT = 10
-"""People whom no run edits, so that something is left to ask about."""
-MOST = 200
-"""Edits of a run at most: the collapses of the lab's models come before."""
+EDITS = 600
+"""Edits of a run: by edit 560 three of the paper's four runs of ROME have collapsed (Figs. 13 to 20)."""
+FURTHER = {BARE: 2}
+"""Samples more than of the other forms: of fewer than six collapses nothing can be said of how far they differ."""
 SCREENED = 50
 """Facts of a screen at most, each as the first edit of the clean model."""
 PROBES = (
@@ -39,27 +41,33 @@ PROBES = (
 """What is measured after a first edit: what `errata screen` judges by."""
 ITEMS, OTHERS = 40, 80
 """Items of each of the four tasks, and facts about people whom no run edits. The paper has 200 items a task."""
-EVERY = 10
-"""Edits between re-tests of edits and tasks, as in the paper (§3.2, §3.3)."""
+SCHEDULE = {"every": 20, "also_at": tuple(range(10, 200, 20))}
+"""When edits and tasks are re-tested: every ten edits as in the paper (§3.2, §3.3), every twenty after 200."""
+_UNSEEN = 360
+"""Facts that MEND's network is not trained on: the first three rounds of everyone in the first sample's draw."""
 _MEND = ("steps=1000", "lr=5e-4", "rank=64", "alpha=1e-3", "validate_every=50")
 """How lab-s's card trains MEND; taken for every model, since not all have recommended settings of their own."""
 
 
 def edits(size: Size) -> int:
-    """Return how many edits a run makes: another person each, as no subject comes twice in the paper (§3)."""
-    return size.edits or min(MOST, spec_of(size.model).people - LEFT)
+    """Return how many edits a run makes."""
+    return size.edits or EDITS
 
 
 def work(size: Size, out: Path) -> Work:
-    """List the runs: each form over samples of edits drawn with seeds of their own, all people in another order."""
+    """List the runs: each form over samples of edits drawn with seeds of their own, each in an order of its own."""
     n = edits(size)
+    samples = {form: range(size.samples + FURTHER.get(form, 0)) for form in FORMS}
+    most = max(map(len, samples.values()))
     runs = {
         f"{form}/{sample}": _recipe(size.model, form, n, sample, out)
-        for sample in range(size.samples)
+        for sample in range(most)
         for form in FORMS
+        if sample in samples[form]
     }
     screens = {f"first/{form}": _screen(size.model, form, min(n, SCREENED), out) for form in (*FORMS, "r-rome")}
-    return Work(runs, {"mend": Training("mend", size.model, skip=n, settings=_MEND)}, screens)
+    files = orders_of({"long": long}, replace(size, samples=most))
+    return Work(runs, {"mend": Training("mend", size.model, skip=_UNSEEN, settings=_MEND)}, screens, files)
 
 
 def _method(form: str, out: Path) -> dict[str, Any]:
@@ -78,18 +86,18 @@ def _recipe(model: str, form: str, n: int, sample: int, out: Path) -> Recipe:
         {
             "model": {"name": model},
             "method": _method(form, out),
-            "edits": {"dataset": "lab", "n": n, "seed": sample},
+            "edits": section("long", sample, n, out),
             "probes": [
                 {"name": "proficiency"},
-                {"name": "forgetting", "every": EVERY},
-                {"name": "unrelated", "every": EVERY, "n": OTHERS},
-                {"name": "downstream", "every": EVERY, "n": ITEMS},
-                {"name": "perplexity", "every": EVERY, "lines": 50},
+                {"name": "forgetting", **SCHEDULE},
+                {"name": "unrelated", "n": OTHERS, **SCHEDULE},
+                {"name": "downstream", "n": ITEMS, **SCHEDULE},
+                {"name": "perplexity", "lines": 50, **SCHEDULE},
                 {"name": "drift", "dominant": False, "keys": 0},
                 {"name": "text", "every": n},
                 {"name": "entropy", "every": n},
             ],
-            "run": {"name": f"{form}-{sample}", "seed": sample, "checkpoint_every": 50},
+            "run": {"name": f"{form}-{sample}", "seed": sample, "checkpoint_every": 100},
         }
     )
 
@@ -99,9 +107,12 @@ def about(size: Size) -> Sequence[str]:
     spec, n = spec_of(size.model), edits(size)
     return (
         f"{size.model} is a GPT-2 of {spec.layers} blocks and width {spec.width} that knows a synthetic world of "
-        f"{spec.people} people completely, and four small tasks. Each run makes {n} edits, one at a time, of another "
-        f"person each; each method makes it {size.samples} times, over other facts in another order. The paper edits "
-        "GPT2-XL (1.5 B) and GPT-J (6 B) 1,000 to 6,000 times, with CounterFact, in four samples.",
+        f"{spec.people} people completely, and four small tasks. Each run makes {n:,} edits, one at a time: "
+        f"{spec.people - KEPT} people once, then the same people with another relation, and so on, so that a subject "
+        "comes back and a fact does not, where in the paper no subject comes twice. Each method makes it "
+        f"{size.samples} times, over other facts in another order (ROME without C {size.samples + FURTHER[BARE]} "
+        "times). The paper edits GPT2-XL (1.5 B) and GPT-J (6 B) 1,000 to 6,000 times, with CounterFact, in four "
+        "samples.",
         "What such a model can say: whether a pattern is a property of the methods, which are the published ones: the "
         "same equations, held against their authors' code. Where a claim holds here, it needs neither a large model "
         "nor natural text. What it cannot say: at how many edits a large model breaks, how much of GLUE is lost, or "
@@ -110,9 +121,8 @@ def about(size: Size) -> Sequence[str]:
         "ROME stands here in two forms. With the covariance C it is the form that the paper ran; without, the one of "
         "its published files for Llama, under which this model breaks sooner. Both have every row.",
         f"Here {RULE}.",
-        f"MEND's network was trained on the facts of the first sample's draw that the first sample does not edit "
-        f"(all but its first {n}); the other samples draw other objects, and some of their people and relations were "
-        "in its training, which can only help it.",
+        f"MEND's network was trained on the facts of the first sample's draw but its first {_UNSEEN}; what the samples "
+        "edit overlaps with them, which can only help it.",
     )
 
 

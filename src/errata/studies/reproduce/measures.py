@@ -2,7 +2,7 @@
 
 A kind is the runs named `KIND/SAMPLE`. "Before the collapse" is before the first edit of its interval (`falls`); a run
 that does not collapse counts whole. What a paper sees after more edits than were made here, of runs none of which
-collapses, cannot be tested here.
+collapses, cannot be tested here. A fact that several samples edit, to other objects, is resampled as one.
 """
 
 import math
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from errata.analysis.curves import per_edit
 from errata.analysis.downstream import items_lost
 from errata.analysis.forgetting import retests
+from errata.analysis.frames import RunFrames
+from errata.analysis.shared import fact_names
 from errata.analysis.survival import lifetimes, logrank
 from errata.report.words import bounded, number, share
-from errata.studies.reproduce.claims import Finding, compared, untestable
-from errata.studies.reproduce.estimates import Estimate, mean_of_bounded, paired, pooled
+from errata.studies.reproduce.claims import DOES_NOT, HOLDS, Finding, compared, untestable
+from errata.studies.reproduce.estimates import Estimate, mean_of_bounded, pooled, signed
 from errata.studies.reproduce.falls import fall_of
 from errata.studies.reproduce.results import Results
 
@@ -59,12 +61,13 @@ def proficiency(
     """
 
     def measure(results: Results) -> Finding:
-        groups = []
+        groups, facts = [], []
         for name in results.names(f"{kind}/*"):
             series = per_edit(results.run(name), metric)
             chosen = series.steps > len(series) - last if last else series.steps < _until(results, name)
             groups.append(series.values[chosen])
-        found = pooled(groups, results.rng())
+            facts.append(_facts(results.run(name), series.steps[chosen]))
+        found = pooled(groups, results.rng(), facts)
         return compared(*found, _of_runs(found, groups, "edits"), at_least=at_least, at_most=at_most, rule=rule)
 
     return measure
@@ -74,15 +77,17 @@ def differs(kind: str, other: str, metric: str, *, rule: str) -> Measure:
     """Measure by how much a figure right after each edit is higher with one kind than with another, edit by edit."""
 
     def measure(results: Results) -> Finding:
-        groups = []
+        groups, facts = [], []
         for a, b in pairs(results, kind, other):
             first, second = (per_edit(results.run(name), metric) for name in (a, b))
             both = min(len(first), len(second))
-            known = ~np.isnan(first.values[:both] - second.values[:both])
-            groups.append((first.values[:both][known], second.values[:both][known]))
-        if not groups or not all(len(a) for a, _ in groups):
+            differences = first.values[:both] - second.values[:both]
+            known = ~np.isnan(differences)
+            groups.append(differences[known])
+            facts.append(_facts(results.run(a), first.steps[:both][known]))
+        if not groups or not all(map(len, groups)):
             return untestable("the two kinds have no edits in common that both answer")
-        found = paired(groups, results.rng())
+        found = signed(groups, results.rng(), facts)
         return compared(*found, _points(*found), at_least=np.nextafter(0, 1), rule=rule)
 
     return measure
@@ -99,19 +104,19 @@ def tasks_lost(
         at_most: the largest.
         rule: the bounds in words.
         at_end: take the end of the run, collapsed or not.
-        after: how many edits the paper's figure stands after; where no run collapses, fewer cannot test it.
+        after: how many edits the paper's figure stands after; where no run collapses, fewer decide only what more would
+            not undo.
     """
 
     def measure(results: Results) -> Finding:
         lost = []
         for name in results.names(f"{kind}/*"):
-            found = items_lost(results.run(name), math.inf if at_end else _until(results, name))
-            if found is not None:
-                lost.append((found.value, found.low, found.high))
+            items = items_lost(results.run(name), math.inf if at_end else _until(results, name))
+            if items is not None:
+                lost.append((items.value, items.low, items.high))
         mean = mean_of_bounded(lost, results.rng())
-        if why := _too_short(results, kind, after):
-            return untestable(f"{rule}; {why}", f"{mean.text}, {len(lost)} runs")
-        return compared(*mean, f"{mean.text}, {len(lost)} runs", at_least=at_least, at_most=at_most, rule=rule)
+        found = compared(*mean, f"{mean.text}, {len(lost)} runs", at_least=at_least, at_most=at_most, rule=rule)
+        return _unless_early(found, _too_short(results, kind, after), at_least)
 
     return measure
 
@@ -125,17 +130,18 @@ def forgotten_share(
     """
 
     def measure(results: Results) -> Finding:
-        groups = []
+        groups, facts = [], []
         for name in results.names(f"{kind}/*"):
             tests = retests(results.run(name))
             if not at_end:
                 tests = tests.filter(pl.col("step") < _until(results, name))
             latest = tests.filter(pl.col("step") == pl.col("step").max())
             groups.append(latest["forgotten"].to_numpy().astype(float))
-        found = pooled(groups, results.rng())
-        if why := _too_short(results, kind, after):
-            return untestable(f"{rule}; {why}", _of_runs(found, groups, "edits"))
-        return compared(*found, _of_runs(found, groups, "edits"), at_least=at_least, at_most=at_most, rule=rule)
+            facts.append(_facts(results.run(name), latest["edit"].to_numpy()))
+        mean = pooled(groups, results.rng(), facts)
+        text = _of_runs(mean, groups, "edits")
+        found = compared(*mean, text, at_least=at_least, at_most=at_most, rule=rule)
+        return _unless_early(found, _too_short(results, kind, after), at_least)
 
     return measure
 
@@ -144,7 +150,7 @@ def forgets_more(kind: str, other: str, *, rule: str) -> Measure:
     """Measure how many more of the same edits one kind has forgotten at the end of the run than another."""
 
     def measure(results: Results) -> Finding:
-        groups, shares = [], []
+        groups, facts = [], []
         times: list[list[pl.DataFrame]] = [[], []]
         for pair in pairs(results, kind, other):
             ends = []
@@ -153,16 +159,15 @@ def forgets_more(kind: str, other: str, *, rule: str) -> Measure:
                 times[side].append(lifetimes(results.run(name)))
                 ends.append(tests.filter(pl.col("step") == pl.col("step").max()).select("edit", "forgotten"))
             both = ends[0].join(ends[1], on="edit", suffix="_other")
-            first, second = (both[c].to_numpy().astype(float) for c in ("forgotten", "forgotten_other"))
-            groups.append((first, second))
-            shares.append((first.mean(), second.mean()))
-        if not groups or any(not len(g) for g, _ in groups):
+            groups.append([both[c].to_numpy().astype(float) for c in ("forgotten", "forgotten_other")])
+            facts.append(_facts(results.run(pair[0]), both["edit"].to_numpy()))
+        if not groups or any(not len(first) for first, _ in groups):
             return untestable("no edit was exact when made with both kinds")
-        found = paired(groups, results.rng())
+        found = signed([first - second for first, second in groups], results.rng(), facts)
+        each = [pooled(side, results.rng(), facts) for side in zip(*groups, strict=True)]
         p = logrank(*(pl.concat(side) for side in times))
-        mean = np.mean(shares, axis=0)
-        text = f"{share(mean[0])} against {share(mean[1])}: {_points(*found)}; {_tested(p)}"
-        if all(pooled(side, results.rng()).high < FORGOTTEN for side in zip(*groups, strict=True)):
+        text = f"{share(each[0].value)} against {share(each[1].value)}: {_points(*found)}; {_tested(p)}"
+        if all(side.high < FORGOTTEN for side in each):
             return untestable(f"{rule}; either forgets less than {share(FORGOTTEN)}", text)
         return compared(*found, text, at_least=np.nextafter(0, 1), rule=rule)
 
@@ -176,6 +181,25 @@ def _too_short(results: Results, kind: str, after: int) -> str:
     if edits >= after or any(fall_of(results, name) is not None for name in names):
         return ""
     return f"the paper's figure stands after {after:,} edits; no run collapses within {edits:,}"
+
+
+def _unless_early(found: Finding, why: str, at_least: float) -> Finding:
+    """Withhold a verdict that more edits could overturn: what edits cost grows with them, so that enough stays enough.
+
+    Args:
+        found: by the rule.
+        why: the runs are too short; empty when they are not.
+        at_least: the least value that agrees with the claim; -inf for a claim of little.
+    """
+    settled = HOLDS if math.isfinite(at_least) else DOES_NOT
+    return untestable(f"{found.note}; {why}", found.text) if why and found.verdict != settled else found
+
+
+def _facts(run: RunFrames, numbers: Array) -> list[str]:
+    """Return the name of the fact that each edit is of, by the edit's number."""
+    names = fact_names(run)
+    ids = dict(run.journal.select("edit", "id").iter_rows())
+    return [names[ids[int(number)]] for number in numbers]
 
 
 def _until(results: Results, name: str) -> float:

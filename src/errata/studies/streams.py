@@ -1,4 +1,4 @@
-"""The orders of edits that the questions ask for, each kept in a file that recipes name."""
+"""The orders of edits that the studies ask for, each kept in a file that recipes name."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
