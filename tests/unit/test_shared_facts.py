@@ -21,6 +21,7 @@ from errata.analysis.shared import fact_names, resampled_means
 from errata.errors import RunError
 from errata.probes.rows import Row
 from errata.studies.questions import batches, bleeding, furthest, shares
+from errata.studies.questions.table3 import table3
 from errata.studies.reproduce.results import Results
 
 NAN = math.nan
@@ -179,6 +180,21 @@ def test_made_and_kept_end_where_the_comparison_does_and_count_what_failed_in_bo
     assert kept["value"].to_list() == [1, 0, 1, 0]
     made, kept = furthest.made_and_kept(run, 6)
     assert (made["value"].sum(), kept["value"].sum()) == (3, 0)
+
+
+def test_table_3_counts_what_was_not_made_and_ends_where_the_run_does(tmp_path: Path) -> None:
+    rows = []
+    # For edit 2 nothing was proposed; edit 4 lies beyond the end.
+    for i, (efficacy, near) in {1: (1.0, [1.0, 0.0]), 3: (1.0, [1.0, 1.0]), 4: (0.0, [0.0, 0.0])}.items():
+        rows += [Row(i, "efficacy.success@now", efficacy, f"f{i}", "efficacy:0")]
+        rows += [Row(i, "efficacy.exact@now", 1.0, f"f{i}", "efficacy:0")]
+        rows += [Row(i, "neighborhood.success@now", v, f"f{i}", f"neighborhood:{k}") for k, v in enumerate(near)]
+    rows += [Row(3, "efficacy.exact@retest", v, f"f{i}", "efficacy:0") for i, v in ((1, 0.0), (3, 1.0))]
+    rows += [Row(4, "efficacy.exact@retest", 0.0, f"f{i}", "efficacy:0") for i in (1, 3, 4)]
+    table = table3({"m": [(written(tmp_path / "run", rows, 4), 3)]}, seed=0)
+    (value,) = table.values
+    assert [value[c][0] for c in ("efficacy", "locality", "forgotten")] == pytest.approx([2 / 3, 3 / 4, 1 / 2])
+    assert table.rows[0][-1] == "3"
 
 
 def test_what_an_edit_bleeds_into_was_right_before_and_is_all_known(tmp_path: Path) -> None:

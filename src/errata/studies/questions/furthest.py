@@ -20,6 +20,7 @@ from errata.studies.questions.making import Fall, fell, make_until
 from errata.studies.questions.question import Answer, Question, Table
 from errata.studies.questions.recipes import recipe
 from errata.studies.questions.shares import pooled
+from errata.studies.questions.table3 import METRICS, table3
 from errata.studies.recipe import Recipe
 from errata.studies.reproduce.results import Results
 from errata.studies.reproduce.work import Size, Training, Work
@@ -127,8 +128,9 @@ def answer(results: Results) -> Answer:
     )
     caption = f"Edits until unrelated facts have dropped by 5 %: median, and {bounds}"
     drawn = ranges(pl.DataFrame(points), Axis("edits", zero=True))
-    metrics = (FALL.metric, "efficacy.exact@now", "efficacy.exact@retest")
-    return Answer([Table(columns, rows, values, note)], drawn, caption, metrics)
+    metrics = (FALL.metric, "efficacy.exact@now", "efficacy.exact@retest", *METRICS)
+    tables = [Table(columns, rows, values, note), table3({m: found[m][0] for m in ranked}, results.seed)]
+    return Answer(tables, drawn, caption, metrics)
 
 
 def _rank(far: Reach) -> tuple[float, float, float]:
