@@ -108,13 +108,18 @@ def below(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 def _alone(chart: Any) -> dict[str, Any]:
     made: dict[str, Any] = chart.to_dict()
     del made["$schema"]
-    return {**made, "config": config()}
+    # Words are measured in the font at hand; a reader's own may be wider, and is cut at the picture's edge.
+    return {**made, "padding": {"left": 20, "top": 5, "right": 12, "bottom": 5}, "config": config()}
 
 
 def _color(alt: Any, frame: pl.DataFrame) -> Any:
     series = _order(frame, "series")
     scale = alt.Scale(domain=series, range=list(SERIES[: len(series)]))
-    legend = alt.Legend(symbolType="circle", columns=4 if len(series) <= 4 else 3) if len(series) > 1 else None
+    legend = (
+        alt.Legend(symbolType="circle", columnPadding=28, columns=4 if len(series) <= 4 else 3)
+        if len(series) > 1
+        else None
+    )
     return alt.Color("series:N", scale=scale, legend=legend)
 
 

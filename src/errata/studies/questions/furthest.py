@@ -127,7 +127,7 @@ def answer(results: Results) -> Answer:
         "last checkpoint; every process holds Python, torch and the model besides, some 650 MB."
     )
     caption = f"Edits until unrelated facts have dropped by 5 %: median, and {bounds}"
-    drawn = ranges(pl.DataFrame(points), Axis("edits", zero=True))
+    drawn = ranges(pl.DataFrame(points), Axis("edits", log=True))
     metrics = (FALL.metric, "efficacy.exact@now", "efficacy.exact@retest", *METRICS)
     tables = [Table(columns, rows, values, note), table3({m: found[m][0] for m in ranked}, results.seed)]
     return Answer(tables, drawn, caption, metrics)
