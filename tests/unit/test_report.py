@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from errata.analysis.curves import SUMMARY_COLUMNS, main_figures, mean_of_tasks, tasks
 from errata.analysis.frames import load_run
 from errata.cli import report as commands
-from errata.errors import MissingExtraError
+from errata.errors import ConfigError, MissingExtraError
 from errata.report.compare import compare, comparison
 from errata.report.extras import vega_script
 from errata.report.figures import figures, overview
@@ -262,6 +262,14 @@ def test_frames_command(app: typer.Typer, runs: dict[str, Path], tmp_path: Path,
     assert frame["metric"][0] == "perplexity"
     last = frame["value"].to_list()[-1]
     assert last is None if form == "json" else math.isnan(last)
+
+
+def test_frames_that_cannot_be_written_say_where(app: typer.Typer, runs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "rows.csv"
+    done = CliRunner().invoke(app, ["frames", str(runs["rome"]), "--out", str(out)])
+    assert isinstance(done.exception, ConfigError)
+    assert str(out) in str(done.exception)
 
 
 def test_frames_go_to_standard_output(app: typer.Typer, runs: dict[str, Path]) -> None:

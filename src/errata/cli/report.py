@@ -134,6 +134,7 @@ def frames(
 
     from errata.analysis.frames import probe_frame
     from errata.errors import ConfigError
+    from errata.files import write_aside
 
     frame = probe_frame(run, probe)
     if form is Form.parquet and out is None and sys.stdout.isatty():
@@ -141,16 +142,19 @@ def frames(
     if form is Form.json:
         finite = [pl.when(pl.col(c).is_finite()).then(pl.col(c)) for c, kind in frame.schema.items() if kind.is_float()]
         frame = frame.with_columns(finite)
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    target: Any = out or BytesIO()  # polars itself fails on a pipe that is closed early, as by `head`
+    target = BytesIO()  # polars itself fails on a pipe that is closed early, as by `head`
     if form is Form.csv:
         frame.write_csv(target)
     elif form is Form.parquet:
         frame.write_parquet(target)
     else:
         frame.write_json(target)
-    if out is None:
+    if out is not None:
+        try:
+            write_aside(out, target.getvalue())
+        except OSError as e:
+            raise ConfigError(f"{out} cannot be written ({e.strerror}). Name another place with --out.") from e
+    else:
         sys.stdout.buffer.write(target.getvalue())
         sys.stdout.buffer.flush()
 
