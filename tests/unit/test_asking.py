@@ -77,7 +77,7 @@ def test_a_run_that_has_fallen_is_not_still_to_make(tmp_path: Path) -> None:
     words = ("furthest", "--samples", "1", "--out", str(tmp_path), "--dry-run", "--json")
     found = json.loads(asked(*words).stdout)
     assert "furthest/rome/0" not in found["missing"]
-    assert found["edits"] == 100 * (len(found["runs"]) - 1)
+    assert found["edits"] == furthest.QUESTION.edits * (len(found["runs"]) - 1)
     # One that stands at as many edits and has not fallen goes on.
     for part in (place / "probes").glob("*/*"):
         part.unlink()

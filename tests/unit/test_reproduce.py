@@ -83,6 +83,8 @@ def test_collapses_and_their_order_are_found(results: Results) -> None:
     assert found.value == 1.0
     assert "30, 50, 75" in found.text
     assert fallen.collapses("lasts", expected=True, by=100, rule="")(results).value == 0.0
+    late = fallen.collapses("breaks", expected=True, by=50, rule="")(results)
+    assert (late.value, "75" in late.text) == (pytest.approx(2 / 3), False)  # what breaks at 75 has not by 50
     longer = fallen.outlasts("lasts", "breaks", rule="")(results)
     assert longer.value == 1.0
     assert fallen.outlasts("lasts", "lasts", rule="")(results).verdict == "not testable here"
@@ -241,6 +243,8 @@ def test_every_claim_has_its_runs_and_a_name_of_its_own(tmp_path: Path) -> None:
     columns = {"FT-C", "ROME", "ROME without C", "MEMIT", "MEND"}
     assert cells == {(row, column) for row in {row for row, _ in cells} for column in columns}
     assert len(cells) == 30
+    with pytest.raises(ConfigError, match="lab-s has 800 facts for a run"):
+        paper.work(Size("lab-s", 801), tmp_path)
     with pytest.raises(ConfigError, match="duration-rome"):
         paper.chosen(["duration"])
     with pytest.raises(ConfigError, match="gupta2024"):
@@ -276,6 +280,9 @@ def test_one_row_is_made_alone_from_kept_runs(tmp_path: Path, monkeypatch) -> No
     assert row["command"].endswith(f"--edits 2 --samples 1 --out {tmp_path} --claim efficacy-ft-c")
     planned = CliRunner().invoke(app, [*asked, "--claim", "efficacy-ft-c", "--dry-run", "--json"])
     assert json.loads(planned.stdout)["missing"] == []
+    afresh = [*asked[:-1], str(tmp_path / "new"), "--claim", "efficacy-ft-c", "--dry-run", "--json"]
+    assert json.loads(CliRunner().invoke(app, afresh).stdout)["missing"] == ["ft-c/0"]
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.fixture(scope="module")

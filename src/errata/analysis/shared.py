@@ -1,13 +1,13 @@
 """What several runs share: the same facts, asked again in each, are no further facts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from errata.analysis.frames import RunFrames
 
-__all__ = ["Facts", "bootstrap_crossed", "by_fact", "fact_names", "resampled_means"]
+__all__ = ["Facts", "bootstrap_crossed", "by_fact", "fact_names", "facts_edited", "resampled_means"]
 
 Array = NDArray[np.float64]
 Facts = Sequence[Sequence[str]]
@@ -17,6 +17,13 @@ Facts = Sequence[Sequence[str]]
 def fact_names(run: RunFrames) -> dict[str, str]:
     """Return a name for each edit by its id: an id is a fact's place in one draw, and another fact's in the next."""
     return {str(f["id"]): f"{f['subject']}\n{f.get('relation') or f.get('prompt', '')}" for f in run.facts}
+
+
+def facts_edited(run: RunFrames, numbers: Iterable[float]) -> list[tuple[str, str]]:
+    """Return subject and relation of the fact that each edit is of, by the edit's number."""
+    names, ids = fact_names(run), dict(run.journal.select("edit", "id").iter_rows())
+    found = [names[ids[int(number)]].partition("\n") for number in numbers]
+    return [(subject, relation) for subject, _, relation in found]
 
 
 def resampled_means(groups: Sequence[Array], facts: Facts, rng: np.random.Generator, samples: int = 500) -> Array:

@@ -134,7 +134,6 @@ def frames(
 
     from errata.analysis.frames import probe_frame
     from errata.errors import ConfigError
-    from errata.files import write_aside
 
     frame = probe_frame(run, probe)
     if form is Form.parquet and out is None and sys.stdout.isatty():
@@ -151,7 +150,8 @@ def frames(
         frame.write_json(target)
     if out is not None:
         try:
-            write_aside(out, target.getvalue())
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_bytes(target.getvalue())  # nothing is put in place of a pipe or a link
         except OSError as e:
             raise ConfigError(f"{out} cannot be written ({e.strerror}). Name another place with --out.") from e
     else:

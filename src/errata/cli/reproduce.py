@@ -26,7 +26,7 @@ def reproduce(
     edits: Annotated[int | None, typer.Option(min=1, help="Edits of each run.")] = None,
     samples: Annotated[
         int | None,
-        typer.Option(min=1, help="How often each run is made, over other edits; as often as in the paper when absent."),
+        typer.Option(min=1, help="How often each run is made, in another order; as in the paper when absent."),
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 2,
     page: Annotated[Path | None, typer.Option(metavar="FILE.md", help="Write the Markdown page here too.")] = None,

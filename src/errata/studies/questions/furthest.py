@@ -198,6 +198,8 @@ QUESTION = Question(
     answer=answer,
     make=partial(make_until, FALL),
     grows=True,
+    samples=6,
+    edits=800,
     least_edits=EVERY,
     over=partial(fell, FALL),
 )

@@ -12,7 +12,7 @@ from errata.analysis.shared import fact_names
 from errata.studies.reproduce import estimates
 from errata.studies.reproduce.estimates import Estimate
 
-__all__ = ["Shares", "differing", "final", "paired", "pooled", "signed"]
+__all__ = ["Shares", "differing", "final", "named", "paired", "pooled", "signed"]
 
 
 @dataclass(frozen=True)

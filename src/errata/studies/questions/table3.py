@@ -7,7 +7,7 @@ import polars as pl
 
 from errata.analysis.forgetting import retests
 from errata.analysis.frames import RunFrames
-from errata.analysis.shared import fact_names
+from errata.analysis.shared import fact_names, facts_edited
 from errata.studies.questions.question import Table
 from errata.studies.questions.shares import named, pooled
 from errata.studies.reproduce.estimates import Estimate
@@ -16,8 +16,8 @@ __all__ = ["METRICS", "table3"]
 
 METRICS = ("efficacy.success@now", "paraphrase.success@now", "neighborhood.success@now")
 _OF_THE_EDIT = METRICS[:2]
-"""An edit for which a method had nothing to propose is not tested: it did not succeed, and left its neighbors alone."""
-_COLUMNS = ("efficacy", "paraphrase", "locality", "forgotten")
+"""An edit for which a method had nothing to propose is not tested: it did not succeed; nobody asked its neighbors."""
+_COLUMNS = ("efficacy", "paraphrase", "locality", "locality at first", "forgotten")
 
 
 def table3(found: Mapping[str, Sequence[tuple[RunFrames, int]]], seed: int) -> Table:
@@ -28,17 +28,21 @@ def table3(found: Mapping[str, Sequence[tuple[RunFrames, int]]], seed: int) -> T
         seed: of the resamples.
     """
     rows, values = [], []
+    common = min((upto for runs in found.values() for _, upto in runs), default=0)
     for method, runs in found.items():
-        figures = [_when_made(runs, metric, seed) for metric in METRICS] + [_forgotten(runs, seed)]
+        figures = [_when_made(runs, metric, seed) for metric in METRICS]
+        figures += [_when_made([(run, common) for run, _ in runs], METRICS[-1], seed), _forgotten(runs, seed)]
         rows.append([method, *(f.text for f in figures), f"{sum(upto for _, upto in runs):,}"])
         values.append({"method": method, **{c: list(f) for c, f in zip(_COLUMNS, figures, strict=True)}})
     note = (
         "The first paper's Table 3 for every method, in the order of the table above: success right after each edit "
         "(the new object more probable than the true one; of neighbors the other way round) over all edits up to the "
-        "fall, or where the comparison ends; forgotten, of the edits that were exact when made, at the last re-test "
-        "that counts. 95 % intervals over draws and facts; an edit for which a method had nothing to "
-        "propose counts as failed, and not among the neighbors. Methods are "
-        "followed over different numbers of edits (the last column, all draws together)."
+        f"fall, or where the comparison ends. Locality at first is that of the first {common} edits, which every "
+        "method makes; some neighbors ask for a fact that the run itself has edited by then. Forgotten, of the edits "
+        "that were exact when made, at the last re-test that counts. 95 % intervals over draws and facts, those of one "
+        "person taken as independent; an edit for which a method had nothing to propose counts as failed, and not "
+        "among the neighbors. Methods are followed over different numbers of edits (the last column, all draws "
+        "together)."
     )
     return Table(["method", *_COLUMNS, "edits"], rows, values, note)
 
@@ -60,7 +64,7 @@ def _forgotten(runs: Sequence[tuple[RunFrames, int]], seed: int) -> Estimate:
     for run, upto in runs:
         tests = retests(run).filter(pl.col("step") <= upto)
         last = tests.filter(pl.col("step") == pl.col("step").max())
-        names, ids = fact_names(run), dict(run.journal.select("edit", "id").iter_rows())
-        facts = {"fact": [names[ids[edit]] for edit in last["edit"]], "value": last["forgotten"].cast(pl.Float64)}
+        names = ["\n".join(fact) for fact in facts_edited(run, last["edit"])]
+        facts = {"fact": names, "value": last["forgotten"].cast(pl.Float64)}
         groups.append(pl.DataFrame(facts, schema={"fact": pl.String, "value": pl.Float64}))
     return pooled(groups, np.random.default_rng(seed))

@@ -33,14 +33,14 @@ def collapses(kind: str, *, expected: bool, by: int, rule: str) -> Measure:
     Args:
         kind: of runs.
         expected: whether the claim is that they do.
-        by: the edits within which the paper's runs do, or do not. A run of fewer that does not collapse is undecided:
-            the interval's upper bound counts it as one that does.
+        by: the edits within which the paper's runs do, or do not: a later collapse is none here. A run of fewer that
+            does not collapse is undecided: the interval's upper bound counts it as one that does.
         rule: the bounds in words.
     """
 
     def measure(results: Results) -> Finding:
         names = results.names(f"{kind}/*")
-        found = [c for name in names if (c := fall_of(results, name)) is not None]
+        found = [c for name in names if (c := fall_of(results, name)) is not None and c.step <= by]
         value, low, high = counted(len(found), len(names))
         open_ = sum(fall_of(results, name) is None and results.run(name).n_edits < by for name in names)
         high = counted(len(found) + open_, len(names)).high

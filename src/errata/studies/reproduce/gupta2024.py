@@ -3,11 +3,13 @@
 What is made: its four methods, ROME in two forms, each over four samples of edits (ROME without C over six).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from errata.errors import ConfigError
 from errata.lab.models import spec_of
 from errata.studies.recipe import Recipe
 from errata.studies.reproduce.falls import RULE
@@ -27,7 +29,9 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
 }
 """The methods' settings beside those recommended for the model."""
 EDITS = 600
-"""Edits of a run: by edit 560 three of the paper's four runs of ROME have collapsed (Figs. 13 to 20)."""
+"""Edits of a run: three of the paper's four runs of ROME have collapsed by edit 560 (Figs. 13 to 20)."""
+AT_MOST = {"mend": 120}
+"""Edits of a form's runs at most: the paper's figures of MEND end before edit 100."""
 FURTHER = {BARE: 2}
 """Samples more than of the other forms: of fewer than six collapses nothing can be said of how far they differ."""
 SCREENED = 50
@@ -43,8 +47,6 @@ ITEMS, OTHERS = 40, 80
 """Items of each of the four tasks, and facts about people whom no run edits. The paper has 200 items a task."""
 SCHEDULE = {"every": 20, "also_at": tuple(range(10, 200, 20))}
 """When edits and tasks are re-tested: every ten edits as in the paper (§3.2, §3.3), every twenty after 200."""
-_UNSEEN = 360
-"""Facts that MEND's network is not trained on: the first three rounds of everyone in the first sample's draw."""
 _MEND = ("steps=1000", "lr=5e-4", "rank=64", "alpha=1e-3", "validate_every=50")
 """How lab-s's card trains MEND; taken for every model, since not all have recommended settings of their own."""
 
@@ -56,18 +58,29 @@ def edits(size: Size) -> int:
 
 def work(size: Size, out: Path) -> Work:
     """List the runs: each form over samples of edits drawn with seeds of their own, each in an order of its own."""
-    n = edits(size)
+    n, facts = edits(size), len(long(size.model, 0))
+    if n > facts:
+        raise ConfigError(
+            f"--edits is {n}, and {size.model} has {facts} facts for a run. Ask for {facts} or fewer, or name a larger "
+            "lab model with --model."
+        )
     samples = {form: range(size.samples + FURTHER.get(form, 0)) for form in FORMS}
     most = max(map(len, samples.values()))
     runs = {
-        f"{form}/{sample}": _recipe(size.model, form, n, sample, out)
+        f"{form}/{sample}": _recipe(size.model, form, min(n, AT_MOST.get(form, n)), sample, out)
         for sample in range(most)
         for form in FORMS
         if sample in samples[form]
     }
     screens = {f"first/{form}": _screen(size.model, form, min(n, SCREENED), out) for form in (*FORMS, "r-rome")}
     files = orders_of({"long": long}, replace(size, samples=most))
-    return Work(runs, {"mend": Training("mend", size.model, skip=_UNSEEN, settings=_MEND)}, screens, files)
+    return Work(runs, {"mend": Training("mend", size.model, skip=_unseen(size), settings=_MEND)}, screens, files)
+
+
+def _unseen(size: Size) -> int:
+    """Return how many facts MEND's network is not trained on: the rounds of everyone that the first sample edits."""
+    people = spec_of(size.model).people
+    return math.ceil(min(edits(size), AT_MOST["mend"]) / (people - KEPT)) * people
 
 
 def _method(form: str, out: Path) -> dict[str, Any]:
@@ -110,9 +123,10 @@ def about(size: Size) -> Sequence[str]:
         f"{spec.people} people completely, and four small tasks. Each run makes {n:,} edits, one at a time: "
         f"{spec.people - KEPT} people once, then the same people with another relation, and so on, so that a subject "
         "comes back and a fact does not, where in the paper no subject comes twice. Each method makes it "
-        f"{size.samples} times, over other facts in another order (ROME without C {size.samples + FURTHER[BARE]} "
-        "times). The paper edits GPT2-XL (1.5 B) and GPT-J (6 B) 1,000 to 6,000 times, with CounterFact, in four "
-        "samples.",
+        f"{size.samples} times (ROME without C {size.samples + FURTHER[BARE]} times; MEND makes {AT_MOST['mend']} at "
+        "most), over largely the same facts with other objects in another order; all edits of a person are resampled "
+        "as one. Edits and tasks are re-tested after every tenth edit up to 200, then every twentieth. The paper edits "
+        "GPT2-XL (1.5 B) and GPT-J (6 B) 1,000 to 6,000 times, with CounterFact, in four samples.",
         "What such a model can say: whether a pattern is a property of the methods, which are the published ones: the "
         "same equations, held against their authors' code. Where a claim holds here, it needs neither a large model "
         "nor natural text. What it cannot say: at how many edits a large model breaks, how much of GLUE is lost, or "
@@ -121,8 +135,8 @@ def about(size: Size) -> Sequence[str]:
         "ROME stands here in two forms. With the covariance C it is the form that the paper ran; without, the one of "
         "its published files for Llama, under which this model breaks sooner. Both have every row.",
         f"Here {RULE}.",
-        f"MEND's network was trained on the facts of the first sample's draw but its first {_UNSEEN}; what the samples "
-        "edit overlaps with them, which can only help it.",
+        f"MEND's network was trained on what is left of the first sample's draw: all but its first {_unseen(size):,} "
+        "facts. The other samples draw other objects, some of them for facts that it was trained on.",
     )
 
 

@@ -172,7 +172,7 @@ def _table3() -> list[Claim]:
                 kind,
                 f"{named(kind)} collapses after a short time.",
                 "short (Table 3): after 560, 980, 80 and 200 edits (Figs. 13 to 20)",
-                fallen.collapses(kind, expected=True, by=560, rule=MAJORITY),
+                fallen.collapses(kind, expected=True, by=980, rule=MAJORITY),
                 EFFICACY,
                 *RETEST,
                 *ITEMS,

@@ -2,9 +2,11 @@
 
 A kind is the runs named `KIND/SAMPLE`. "Before the collapse" is before the first edit of its interval (`falls`); a run
 that does not collapse counts whole. What a paper sees after more edits than were made here, of runs none of which
-collapses, cannot be tested here. A fact that several samples edit, to other objects, is resampled as one.
+collapses, decides only what more edits would not undo. A subject is resampled as one, with all edits of it in all
+samples: they write to the same key.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -16,7 +18,7 @@ from errata.analysis.curves import per_edit
 from errata.analysis.downstream import items_lost
 from errata.analysis.forgetting import retests
 from errata.analysis.frames import RunFrames
-from errata.analysis.shared import fact_names
+from errata.analysis.shared import facts_edited
 from errata.analysis.survival import lifetimes, logrank
 from errata.report.words import bounded, number, share
 from errata.studies.reproduce.claims import DOES_NOT, HOLDS, Finding, compared, untestable
@@ -61,13 +63,13 @@ def proficiency(
     """
 
     def measure(results: Results) -> Finding:
-        groups, facts = [], []
+        groups, whose = [], []
         for name in results.names(f"{kind}/*"):
             series = per_edit(results.run(name), metric)
-            chosen = series.steps > len(series) - last if last else series.steps < _until(results, name)
+            chosen = series.steps > series.steps.max(initial=0) - last if last else series.steps < _until(results, name)
             groups.append(series.values[chosen])
-            facts.append(_facts(results.run(name), series.steps[chosen]))
-        found = pooled(groups, results.rng(), facts)
+            whose.append(_subjects(results.run(name), series.steps[chosen]))
+        found = pooled(groups, results.rng(), whose)
         return compared(*found, _of_runs(found, groups, "edits"), at_least=at_least, at_most=at_most, rule=rule)
 
     return measure
@@ -77,17 +79,17 @@ def differs(kind: str, other: str, metric: str, *, rule: str) -> Measure:
     """Measure by how much a figure right after each edit is higher with one kind than with another, edit by edit."""
 
     def measure(results: Results) -> Finding:
-        groups, facts = [], []
+        groups, whose = [], []
         for a, b in pairs(results, kind, other):
             first, second = (per_edit(results.run(name), metric) for name in (a, b))
-            both = min(len(first), len(second))
-            differences = first.values[:both] - second.values[:both]
+            common, i, j = np.intersect1d(first.steps, second.steps, return_indices=True)
+            differences = first.values[i] - second.values[j]
             known = ~np.isnan(differences)
             groups.append(differences[known])
-            facts.append(_facts(results.run(a), first.steps[:both][known]))
+            whose.append(_subjects(results.run(a), common[known]))
         if not groups or not all(map(len, groups)):
             return untestable("the two kinds have no edits in common that both answer")
-        found = signed(groups, results.rng(), facts)
+        found = signed(groups, results.rng(), whose)
         return compared(*found, _points(*found), at_least=np.nextafter(0, 1), rule=rule)
 
     return measure
@@ -130,15 +132,15 @@ def forgotten_share(
     """
 
     def measure(results: Results) -> Finding:
-        groups, facts = [], []
+        groups, whose = [], []
         for name in results.names(f"{kind}/*"):
             tests = retests(results.run(name))
             if not at_end:
                 tests = tests.filter(pl.col("step") < _until(results, name))
             latest = tests.filter(pl.col("step") == pl.col("step").max())
             groups.append(latest["forgotten"].to_numpy().astype(float))
-            facts.append(_facts(results.run(name), latest["edit"].to_numpy()))
-        mean = pooled(groups, results.rng(), facts)
+            whose.append(_subjects(results.run(name), latest["edit"].to_numpy()))
+        mean = pooled(groups, results.rng(), whose)
         text = _of_runs(mean, groups, "edits")
         found = compared(*mean, text, at_least=at_least, at_most=at_most, rule=rule)
         return _unless_early(found, _too_short(results, kind, after), at_least)
@@ -150,7 +152,7 @@ def forgets_more(kind: str, other: str, *, rule: str) -> Measure:
     """Measure how many more of the same edits one kind has forgotten at the end of the run than another."""
 
     def measure(results: Results) -> Finding:
-        groups, facts = [], []
+        groups, whose = [], []
         times: list[list[pl.DataFrame]] = [[], []]
         for pair in pairs(results, kind, other):
             ends = []
@@ -160,11 +162,11 @@ def forgets_more(kind: str, other: str, *, rule: str) -> Measure:
                 ends.append(tests.filter(pl.col("step") == pl.col("step").max()).select("edit", "forgotten"))
             both = ends[0].join(ends[1], on="edit", suffix="_other")
             groups.append([both[c].to_numpy().astype(float) for c in ("forgotten", "forgotten_other")])
-            facts.append(_facts(results.run(pair[0]), both["edit"].to_numpy()))
+            whose.append(_subjects(results.run(pair[0]), both["edit"].to_numpy()))
         if not groups or any(not len(first) for first, _ in groups):
             return untestable("no edit was exact when made with both kinds")
-        found = signed([first - second for first, second in groups], results.rng(), facts)
-        each = [pooled(side, results.rng(), facts) for side in zip(*groups, strict=True)]
+        found = signed([first - second for first, second in groups], results.rng(), whose)
+        each = [pooled(side, results.rng(), whose) for side in zip(*groups, strict=True)]
         p = logrank(*(pl.concat(side) for side in times))
         text = f"{share(each[0].value)} against {share(each[1].value)}: {_points(*found)}; {_tested(p)}"
         if all(side.high < FORGOTTEN for side in each):
@@ -175,31 +177,41 @@ def forgets_more(kind: str, other: str, *, rule: str) -> Measure:
 
 
 def _too_short(results: Results, kind: str, after: int) -> str:
-    """Say why runs cannot test what the paper sees after so many edits; nothing where one collapses or is as long."""
+    """Say how many runs cannot test what the paper sees after so many edits; nothing where all are as long or collapse.
+
+    Args:
+        results: the finished runs.
+        kind: of runs.
+        after: the paper's number of edits.
+    """
     names = results.names(f"{kind}/*")
-    edits = max(results.run(name).n_edits for name in names)
-    if edits >= after or any(fall_of(results, name) is not None for name in names):
+    short = [name for name in names if results.run(name).n_edits < after and fall_of(results, name) is None]
+    if not short:
         return ""
-    return f"the paper's figure stands after {after:,} edits; no run collapses within {edits:,}"
+    which = "no run collapses" if len(short) == len(names) else f"{len(short)} of {len(names)} runs do not collapse"
+    edits = max(results.run(name).n_edits for name in short)
+    return f"the paper's figure stands after {after:,} edits; {which} within {edits:,}"
 
 
 def _unless_early(found: Finding, why: str, at_least: float) -> Finding:
-    """Withhold a verdict that more edits could overturn: what edits cost grows with them, so that enough stays enough.
+    """Withhold a verdict that more edits could overturn; what edits cost is taken to grow with them.
 
     Args:
         found: by the rule.
         why: the runs are too short; empty when they are not.
         at_least: the least value that agrees with the claim; -inf for a claim of little.
     """
+    if not why:
+        return found
     settled = HOLDS if math.isfinite(at_least) else DOES_NOT
-    return untestable(f"{found.note}; {why}", found.text) if why and found.verdict != settled else found
+    if found.verdict != settled:
+        return untestable(f"{found.note}; {why}", found.text)
+    return dataclasses.replace(found, note=f"{found.note}; {why}, and more would not make it less")
 
 
-def _facts(run: RunFrames, numbers: Array) -> list[str]:
-    """Return the name of the fact that each edit is of, by the edit's number."""
-    names = fact_names(run)
-    ids = dict(run.journal.select("edit", "id").iter_rows())
-    return [names[ids[int(number)]] for number in numbers]
+def _subjects(run: RunFrames, numbers: Array) -> list[str]:
+    """Return whom each edit is of, by the edit's number."""
+    return [subject for subject, _ in facts_edited(run, numbers)]
 
 
 def _until(results: Results, name: str) -> float:
