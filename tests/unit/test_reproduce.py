@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
@@ -23,7 +24,7 @@ from errata.studies.reproduce import make as making
 from errata.studies.reproduce import measures as m
 from errata.studies.reproduce.claims import Claim, compared
 from errata.studies.reproduce.estimates import Estimate, counted, paired, pooled
-from errata.studies.reproduce.first_edits import disabling, distance_ratio
+from errata.studies.reproduce.first_edits import disables_more, disabling, distance_ratio
 from errata.studies.reproduce.gupta2024_table3 import QUOTED, TABLE3
 from errata.studies.reproduce.page import Page
 from errata.studies.reproduce.papers import reproduction
@@ -155,6 +156,22 @@ def test_no_disabling_edit_among_a_few_says_nothing_either_way(count: int, of: i
     screen = cast(Results, Screened(count, of))
     assert disabling("rome", expected=True)(screen).verdict == some
     assert disabling("rome", expected=False)(screen).verdict == none
+
+
+def test_what_disables_is_compared_on_the_same_facts() -> None:
+    def screened(disabling: set[int], facts: range) -> object:
+        verdicts = ["disabling" if k in disabling else "ordinary" for k in facts]
+        return SimpleNamespace(judged=pl.DataFrame({"id": [str(k) for k in facts], "verdict": verdicts}))
+
+    # Fact 30 and on are not in both screens.
+    screens = {"first/a": screened({*range(10), 35}, range(40)), "first/b": screened({0}, range(30))}
+    both = cast(Results, SimpleNamespace(screening=screens.__getitem__))
+    found = disables_more("a", "b", rule="")(both)
+    assert found.value == pytest.approx(9 / 30)
+    assert found.text.startswith("10 against 1 of the same 30 facts")
+    assert found.verdict == "holds"
+    assert disables_more("b", "a", rule="")(both).verdict == "does not hold"
+    assert disables_more("b", "b", rule="")(both).verdict == "not testable here"
 
 
 def test_edits_that_do_not_disable_are_no_measure_of_those_that_do() -> None:

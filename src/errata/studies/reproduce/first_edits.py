@@ -4,13 +4,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from errata.analysis.intervals import paired_difference
 from errata.analysis.screening import RULE, Share
-from errata.report.words import number, share
+from errata.report.words import bounded, number, share
 from errata.studies.reproduce.claims import DOES_NOT, HOLDS, NOT_TESTABLE, Finding, compared, untestable
 from errata.studies.reproduce.measures import Measure
 from errata.studies.reproduce.results import Results
 
-__all__ = ["disabling", "distance_ratio"]
+__all__ = ["disables_more", "disabling", "distance_ratio"]
 
 RESAMPLES = 1000
 RARE = 1 / 500
@@ -39,6 +40,30 @@ def disabling(kind: str, *, expected: bool) -> Measure:
         if not found.count and high >= RARE:
             return Finding(value, low, high, text, NOT_TESTABLE, rule)
         return Finding(value, low, high, text, HOLDS if bool(found.count) == expected else DOES_NOT, rule)
+
+    return measure
+
+
+def disables_more(kind: str, other: str, *, rule: str) -> Measure:
+    """Measure how many more of the same facts disable the model with one kind than with another.
+
+    Args:
+        kind: of edits; the screen `first/KIND`.
+        other: the kind that is claimed to disable less.
+        rule: the bounds in words.
+    """
+
+    def measure(results: Results) -> Finding:
+        both = results.screening(f"first/{kind}").judged.join(
+            results.screening(f"first/{other}").judged, on="id", suffix="_other"
+        )
+        if not len(both):
+            return untestable("no fact was edited with both")
+        first, second = ((both[c] == "disabling").cast(pl.Float64).to_numpy() for c in ("verdict", "verdict_other"))
+        value, (low, high) = float(first.mean() - second.mean()), paired_difference(first, second)
+        told = f"{first.sum():.0f} against {second.sum():.0f} of the same {len(both)} facts"
+        shown = bounded(value, low, high).replace(" %", " points", 1)
+        return compared(value, low, high, f"{told}: {shown}", at_least=np.nextafter(0, 1), rule=rule)
 
     return measure
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from errata.errors import ConfigError
-from errata.lab.models import spec_of
+from errata.lab.models import LAB_MODELS, spec_of
 from errata.studies.recipe import Recipe
 from errata.studies.reproduce.falls import RULE
 from errata.studies.reproduce.gupta2024_claims import BARE, CLAIMS, collapsed_texts
+from errata.studies.reproduce.gupta2024_table3 import APART
 from errata.studies.reproduce.work import Reproduction, Size, Training, Work
 from errata.studies.streams import KEPT, long, orders_of, section
 
@@ -28,10 +29,16 @@ FORMS: Mapping[str, Mapping[str, Any]] = {
     "mend": {"name": "mend", "batches": "each"},
 }
 """The methods' settings beside those recommended for the model."""
+TWIN = "-first"
+"""Behind a model's name: its twin, whose keys at a text's beginning were trained apart from those later."""
+TWINS: Mapping[str, Mapping[str, Any]] = {
+    f"{method}{APART}": {"name": method} for method in ("rome", "r-rome", "memit")
+}
+"""The forms that edit the twin: there ROME meets what its disabling edits come from (2403.07175)."""
 EDITS = 600
 """Edits of a run: three of the paper's four runs of ROME have collapsed by edit 560 (Figs. 13 to 20)."""
-AT_MOST = {"mend": 120}
-"""Edits of a form's runs at most: the paper's figures of MEND end before edit 100."""
+AT_MOST = {"mend": 120} | dict.fromkeys(TWINS, 120)
+"""Edits of a form's runs at most: the paper's figures of MEND end before edit 100; of the twin single edits matter."""
 FURTHER = {BARE: 2}
 """Samples more than of the other forms: of fewer than six collapses nothing can be said of how far they differ."""
 SCREENED = 50
@@ -64,15 +71,16 @@ def work(size: Size, out: Path) -> Work:
             f"--edits is {n}, and {size.model} has {facts} facts for a run. Ask for {facts} or fewer, or name a larger "
             "lab model with --model."
         )
-    samples = {form: range(size.samples + FURTHER.get(form, 0)) for form in FORMS}
+    twins = list(TWINS) if size.model + TWIN in LAB_MODELS else []
+    samples = {form: range(size.samples + FURTHER.get(form, 0)) for form in (*FORMS, *twins)}
     most = max(map(len, samples.values()))
     runs = {
         f"{form}/{sample}": _recipe(size.model, form, min(n, AT_MOST.get(form, n)), sample, out)
         for sample in range(most)
-        for form in FORMS
+        for form in samples
         if sample in samples[form]
     }
-    screens = {f"first/{form}": _screen(size.model, form, min(n, SCREENED), out) for form in (*FORMS, "r-rome")}
+    screens = {f"first/{form}": _screen(size.model, form, min(n, SCREENED), out) for form in (*FORMS, "r-rome", *twins)}
     files = orders_of({"long": long}, replace(size, samples=most))
     return Work(runs, {"mend": Training("mend", size.model, skip=_unseen(size), settings=_MEND)}, screens, files)
 
@@ -84,22 +92,35 @@ def _unseen(size: Size) -> int:
 
 
 def _method(form: str, out: Path) -> dict[str, Any]:
-    settings = dict(FORMS.get(form, {"name": form}))
+    settings = dict({**FORMS, **TWINS}.get(form, {"name": form}))
     return settings | ({"checkpoint": str(out / "trained" / "mend")} if form == "mend" else {})
 
 
 def _screen(model: str, form: str, n: int, out: Path) -> Recipe:
-    edits = {"dataset": "lab", "n": n, "seed": 0}
-    content = {"model": {"name": model}, "method": _method(form, out), "edits": edits, "probes": list(PROBES)}
+    content = {
+        "model": {"name": _model(model, form)},
+        "method": _method(form, out),
+        "edits": {"dataset": "lab", "n": n, "seed": 0, **_world(model, form)},
+        "probes": list(PROBES),
+    }
     return Recipe.model_validate(content)
+
+
+def _model(model: str, form: str) -> str:
+    return model + TWIN if form in TWINS else model
+
+
+def _world(model: str, form: str) -> dict[str, str]:
+    """Name the world that a twin shares."""
+    return {"path": model} if form in TWINS else {}
 
 
 def _recipe(model: str, form: str, n: int, sample: int, out: Path) -> Recipe:
     return Recipe.model_validate(
         {
-            "model": {"name": model},
+            "model": {"name": _model(model, form)},
             "method": _method(form, out),
-            "edits": section("long", sample, n, out),
+            "edits": section("long", sample, n, out, **_world(model, form)),
             "probes": [
                 {"name": "proficiency"},
                 {"name": "forgetting", **SCHEDULE},
@@ -134,6 +155,9 @@ def about(size: Size) -> Sequence[str]:
         "editable; its keys hardly depend on context, which is what the paper's disabling edits of ROME come from.",
         "ROME stands here in two forms. With the covariance C it is the form that the paper ran; without, the one of "
         "its published files for Llama, under which this model breaks sooner. Both have every row.",
+        f"{size.model}{TWIN} is its twin in which the paper's disabling edits can exist: its keys at a text's "
+        "beginning were trained apart from those of the same names later, as a large model's are. What is found there "
+        "shows what that property does to a method, and not how often models have it; its rows are not counted.",
         f"Here {RULE}.",
         f"MEND's network was trained on what is left of the first sample's draw: all but its first {_unseen(size):,} "
         "facts. The other samples draw other objects, some of them for facts that it was trained on.",

@@ -1,14 +1,16 @@
 """The first paper's claims: its Table 3, its two phases, forgetting, distances and collapsed text."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import polars as pl
 
 from errata.studies.reproduce import collapse_measures as fallen
 from errata.studies.reproduce import measures as m
 from errata.studies.reproduce.claims import Claim
-from errata.studies.reproduce.first_edits import disabling, distance_ratio
+from errata.studies.reproduce.first_edits import disables_more, disabling, distance_ratio
 from errata.studies.reproduce.gupta2024_table3 import (
+    APART,
     EFFICACY,
     ITEMS,
     MAJORITY,
@@ -21,7 +23,7 @@ from errata.studies.reproduce.gupta2024_table3 import (
 from errata.studies.reproduce.results import Results
 from errata.studies.reproduce.work import Exhibit
 
-__all__ = ["CLAIMS", "collapsed_texts"]
+__all__ = ["BARE", "CLAIMS", "collapsed_texts"]
 
 BARE = "rome-without-C"
 """ROME's second form, whose rows the tally leaves out where the first has one."""
@@ -33,6 +35,7 @@ PHASES = "Gradual, then abrupt"
 FORGETTING = "What is forgotten"
 DISTANCE = "Distance and disabling edits"
 TEXT = "A collapsed model's text"
+TWIN = "Where keys at a text's beginning lie apart"
 _ABOVE_0 = "holds when the whole interval lies above 0"
 
 
@@ -146,14 +149,97 @@ def _others() -> list[Claim]:
     ]
 
 
-CLAIMS: tuple[Claim, ...] = (*TABLE3, *_others())
+def _twin() -> list[Claim]:
+    """List what the paper sees of disabling edits, on the twin that was trained to have them."""
+    rome, memit, r_rome = (f"{method}{APART}" for method in ("rome", "memit", "r-rome"))
+    judged, fell = ("unrelated.exact", "perplexity"), (EFFICACY, *RETEST, *ITEMS)
+    more = f"of the same facts, each as the first edit; {_ABOVE_0}"
+    found = [
+        Claim(
+            f"disabling-{rome}",
+            TWIN,
+            "Single edits of ROME disable the model.",
+            "yes (Tables 2 and 3)",
+            disabling(rome, expected=True),
+            (f"first/{rome}",),
+            judged,
+        ),
+        Claim(
+            f"disabling-{memit}",
+            TWIN,
+            "The same facts disable less often, or not, with MEMIT.",
+            "none does (Table 2)",
+            disables_more(rome, memit, rule=more),
+            (f"first/{rome}", f"first/{memit}"),
+            judged,
+        ),
+        Claim(
+            f"disabling-{r_rome}",
+            TWIN,
+            "The same facts disable less often, or not, with one key throughout (r-ROME).",
+            "none does (2403.07175)",
+            disables_more(rome, r_rome, rule=more),
+            (f"first/{rome}", f"first/{r_rome}"),
+            judged,
+        ),
+        Claim(
+            f"distance-{rome}",
+            TWIN,
+            "ROME's disabling edits move the weights by orders of magnitude more than its others.",
+            "3.339e-4 against 8.156e-7, a factor of 409 (Table 2)",
+            distance_ratio(rome, at_least=100.0, rule="holds from a factor of 100 on"),
+            (f"first/{rome}",),
+            ("drift.mean_abs", *judged),
+        ),
+        Claim(
+            f"duration-{rome}",
+            TWIN,
+            "ROME collapses after a short time.",
+            "short (Table 3): after 560, 980, 80 and 200 edits (Figs. 13 to 20)",
+            fallen.collapses(rome, expected=True, by=980, rule=MAJORITY),
+            (f"{rome}/*",),
+            fell,
+        ),
+        Claim(
+            f"duration-{memit}",
+            TWIN,
+            "MEMIT lasts longer than ROME.",
+            "long (Table 3): 1,200 to 1,400 edits (GPT-J), about 4,000 (GPT2-XL)",
+            fallen.outlasts(memit, rome, rule=f"in the same sample; {MAJORITY}"),
+            (f"{memit}/*", f"{rome}/*"),
+            fell,
+        ),
+        Claim(
+            f"duration-{r_rome}",
+            TWIN,
+            "r-ROME lasts longer than ROME.",
+            "no collapse in sequence (2403.07175)",
+            fallen.outlasts(r_rome, rome, rule=f"in the same sample; {MAJORITY}"),
+            (f"{r_rome}/*", f"{rome}/*"),
+            fell,
+        ),
+        Claim(
+            f"spikes-{rome}",
+            TWIN,
+            "Where ROME collapses, the weights move much further than usual.",
+            "single steps of 3.0e-5 and 8.1e-5 at edits 560 and 900 of Sample 1 (§3.4, Fig. 2d)",
+            fallen.spikes_at_collapse(rome, rule="holds when p < 0.05 against windows before the collapse"),
+            (f"{rome}/*",),
+            ("journal: relative",),
+        ),
+    ]
+    return [replace(claim, counted=False) for claim in found]
+
+
+CLAIMS: tuple[Claim, ...] = (*TABLE3, *_others(), *_twin())
 """All of them, in the order of the page."""
 
 
 def collapsed_texts(results: Results) -> Sequence[Exhibit]:
     """Quote what the models say at the end of the first sample's runs, for the first three edits."""
     found = []
-    for name in results.names("*/0"):
+    shown = [name for kind in (*KINDS, f"rome{APART}") for name in results.names(f"{kind}/0")]
+    for name in shown:
         run = results.run(name)
         prompts = {fact["id"]: fact["prompt"].replace("{}", fact["subject"]) for fact in run.facts}
         said = run.metric("text@end").filter(pl.col("edit_id").is_in([f["id"] for f in run.facts[:3]]))

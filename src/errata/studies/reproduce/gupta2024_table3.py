@@ -12,7 +12,7 @@ from errata.studies.reproduce.claims import Claim
 from errata.studies.reproduce.falls import RULE
 from errata.studies.reproduce.first_edits import disabling
 
-__all__ = ["EFFICACY", "ITEMS", "MAJORITY", "NEIGHBORS", "RETEST", "ROMES", "TABLE3", "named"]
+__all__ = ["APART", "EFFICACY", "ITEMS", "MAJORITY", "NEIGHBORS", "RETEST", "ROMES", "TABLE3", "named"]
 
 FULL = 0.98
 """From here on an efficacy is "100 %": two in a hundred may fail."""
@@ -42,6 +42,8 @@ QUOTED = {
 EFFICACY, NEIGHBORS = "efficacy.success@now", "neighborhood.success@now"
 RETEST = ("efficacy.exact@now", "efficacy.exact@retest")
 ITEMS = ("downstream.*.item",)
+APART = "-apart"
+"""Behind a kind's name: its runs and screen are of the twin whose keys at a text's beginning lie apart."""
 ROMES = ("rome", "rome-without-C")
 ROWS = (
     "efficacy",
@@ -56,6 +58,8 @@ MAJORITY = f"holds when the interval of the share of runs lies above a half, as 
 
 def named(kind: str) -> str:
     """Return a kind of run as the paper writes its method."""
+    if kind.endswith(APART):
+        return f"{named(kind.removesuffix(APART))} on the twin"
     return {"ft-c": "FT-C", "rome": "ROME", "rome-without-C": "ROME without C"}.get(kind, kind.upper())
 
 
