@@ -98,7 +98,7 @@ def test_training_writes_a_plain_directory_and_lowers_the_loss(name: str, tmp_pa
 def test_the_loss_that_keeps_keys_apart_measures_them_and_its_gradient_parts_them() -> None:
     model = GPT2LMHeadModel.from_pretrained(asset_path("lab-s"), dtype=torch.float32)
     maker = BatchMaker(load_world("lab-s"), load("lab-s").tokenizer, rows=1, length=64, bos=False)
-    assert 0.9 < float(Apart(model, 1, maker, 0).loss()) <= 1  # lab-s, whose training makes them alike
+    assert 0.9 < Apart(model, 1, maker, 0).loss().item() <= 1  # lab-s, whose training makes them alike
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
     aid = Apart(model, 1, maker, 0)
     for _ in range(10):
@@ -106,7 +106,7 @@ def test_the_loss_that_keeps_keys_apart_measures_them_and_its_gradient_parts_the
         aid.loss().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     assert all(p.grad is None for p in model.transformer.h[2].parameters())  # it ends at the keys
-    assert float(Apart(model, 1, maker, 1).loss()) < 0.3
+    assert Apart(model, 1, maker, 1).loss().item() < 0.3
 
 
 def test_keys_are_read_where_a_name_ends_whatever_stands_beside_it() -> None:
