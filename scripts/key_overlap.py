@@ -12,6 +12,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import torch
+
 from errata.editors.keys import mean_keys
 from errata.editors.methods.rome import ROME
 from errata.editors.registry import resolve_settings
@@ -22,7 +24,7 @@ from errata.studies.recipe import lay_override
 
 
 def main() -> int:
-    """Print, for each seed of the prefixes, the distribution of overlaps and the facts with the least."""
+    """Print for each seed of the prefixes how the overlaps are spread, by where the subject stands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--facts", help="a file of facts; the lab model's own when absent")
@@ -48,14 +50,24 @@ def main() -> int:
         bare, _ = mean_keys(model, path, facts, [["{}"]])
         whitened = editor._precision.solve(mean.double().T).T if editor._precision else mean.double()
         overlap = (bare.double() * whitened).sum(1) / (mean.double() * whitened).sum(1)
+        sys.stdout.write(f"seed {seed}, {moment.tokens:,} tokens behind C\n")
+        for where, begins in (("the text begins with the subject", True), ("something stands before it", False)):
+            these = [i for i, fact in enumerate(facts) if fact.prompt.startswith("{}") == begins]
+            if these:
+                sys.stdout.write(f"  {where}: {spread(overlap[these])}\n")
         nearest = overlap.abs().argsort()[:4].tolist()
         few = ", ".join(f"{facts[i].subject} {float(overlap[i]):.4f}" for i in nearest)
-        below = "  ".join(f"below {b}: {int((overlap.abs() < b).sum())}" for b in (0.01, 0.05, 0.2))
-        spread = f"least {overlap.abs().min():.3f}, median {overlap.median():.3f}, largest {overlap.max():.3f}"
-        sys.stdout.write(f"seed {seed}, {len(facts)} facts, {moment.tokens:,} tokens behind C: {spread}  {below}\n")
         sys.stdout.write(f"  nearest to 0: {few}\n")
         sys.stdout.flush()
     return 0
+
+
+def spread(overlap: torch.Tensor) -> str:
+    """Say how many overlaps there are, how they are spread, and how many lie near zero."""
+    quantiles = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=overlap.dtype)
+    within = ", ".join(f"{q:.3f}" for q in overlap.quantile(quantiles).tolist())
+    below = "  ".join(f"below {b}: {int((overlap.abs() < b).sum())}" for b in (0.005, 0.01, 0.05, 0.2))
+    return f"{len(overlap)} facts, nearest to 0 {overlap.abs().min():.4f}, 5, 25, 50, 75, 95 % {within}  {below}"
 
 
 if __name__ == "__main__":

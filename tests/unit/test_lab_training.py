@@ -6,15 +6,17 @@ from random import Random
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from errata.lab.apart import Apart
 from errata.lab.batches import BatchMaker
 from errata.lab.corpus import plain_documents
 from errata.lab.interchange import interchanged, subspaces
-from errata.lab.models import LAB_MODELS
+from errata.lab.models import LAB_MODELS, asset_path, load_world
 from errata.lab.tokenizer import train_tokenizer
 from errata.lab.train import train
 from errata.lab.world import World, build_world
+from errata.models import load
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +93,29 @@ def test_training_writes_a_plain_directory_and_lowers_the_loss(name: str, tmp_pa
     assert len(seen) == 2
     assert seen[1] < seen[0]
     assert (tmp_path / "world.json").exists()
+
+
+def test_the_loss_that_keeps_keys_apart_measures_them_and_its_gradient_parts_them() -> None:
+    model = GPT2LMHeadModel.from_pretrained(asset_path("lab-s"), dtype=torch.float32)
+    maker = BatchMaker(load_world("lab-s"), load("lab-s").tokenizer, rows=1, length=64, bos=False)
+    assert 0.9 < Apart(model, 1, maker, 0).loss().item() <= 1  # lab-s, whose training makes them alike
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
+    aid = Apart(model, 1, maker, 0)
+    for _ in range(10):
+        optimiser.zero_grad()
+        aid.loss().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    assert all(p.grad is None for p in model.transformer.h[2].parameters())  # it ends at the keys
+    assert Apart(model, 1, maker, 1).loss().item() < 0.3
+
+
+def test_keys_are_read_where_a_name_ends_whatever_stands_beside_it() -> None:
+    model = GPT2LMHeadModel.from_pretrained(asset_path("lab-s"), dtype=torch.float32).eval()
+    maker = BatchMaker(load_world("lab-s"), load("lab-s").tokenizer, rows=1, length=64, bos=False)
+    aid = Apart(model, 1, maker, 0)
+    name = maker.words("Marta Vell")
+    with torch.no_grad():
+        alone = aid._keys([name])
+        among = aid._keys([name, maker.words("The boy found the old lamp .") + name])
+    assert torch.allclose(alone[0], among[0], atol=1e-4)
+    assert not torch.allclose(among[0], among[1], atol=1e-2)

@@ -10,13 +10,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from errata.analysis.prediction import auc, correlations, features, held_out, logistic, predict, roc
+from errata.analysis.prediction import auc, correlations, features, held_out, logistic, predict, roc, told_by
 from errata.analysis.screening import load_screening
 from errata.cli import app
 from errata.editors.methods.rome import ROME
 from errata.edits.jsonl import read_jsonl
 from errata.errors import AnalysisError, ConfigError, RunError
 from errata.probes.rows import Row
+from errata.report.screen_charts import rocs, svg
 from errata.studies import screen as module
 from errata.studies.progress import Progress
 from errata.studies.recipe import Recipe, load_recipe
@@ -206,6 +207,11 @@ def test_a_prediction_needs_ten_of_either_kind_and_says_how_many_there_are(tmp_p
     again = predict(mixed, "disabling", np.random.default_rng(0), samples=200)
     assert (told.whole, told.figures) == (again.whole, again.figures)
     assert (told.positives, told.facts) == (40, 120)
+    judged = mixed.judged["number"].to_numpy().astype(float)
+    given = told_by(mixed, "disabling", "order", -judged, np.random.default_rng(0), samples=50)
+    assert (given.auc, given.low, given.high) == (1, 1, 1)  # the first forty are the disabling ones
+    drawn = svg(rocs({"one": told.curve, "other": roc(judged, judged > 60)}, "disabling", alone=True))
+    assert all(f">{word}<" in drawn for word in ("one", "other", "of the others, called disabling"))
 
 
 def test_ten_facts_of_one_subject_are_one_subject(tmp_path: Path) -> None:

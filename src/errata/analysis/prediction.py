@@ -23,6 +23,7 @@ __all__ = [
     "logistic",
     "predict",
     "roc",
+    "told_by",
 ]
 
 Array = NDArray[np.float64]
@@ -207,6 +208,23 @@ def predict(screening: Screening, verdict: str, rng: np.random.Generator, sample
     figures.sort(key=lambda f: -abs(f.auc - 0.5))
     whole = _figure("all together", scores, positive, draws)
     return Prediction(verdict, n, of, whole, tuple(figures), roc(scores, positive))
+
+
+def told_by(
+    screening: Screening, verdict: str, name: str, values: Array, rng: np.random.Generator, samples: int = 500
+) -> Figure:
+    """Return how well one figure of the facts, high where the verdict is to be expected, tells them by itself.
+
+    Args:
+        screening: the screening.
+        verdict: disabling, damaging or outsized.
+        name: the figure's.
+        values: one a judged fact, in their order.
+        rng: resamples the subjects.
+        samples: how many resamples.
+    """
+    draws = _draws(_subjects(screening), rng, samples)
+    return _figure(name, values, _flags(screening.judged, verdict), draws)
 
 
 def held_out(X: Array, positive: Flags, subjects: NDArray[np.object_], rng: np.random.Generator) -> Array:

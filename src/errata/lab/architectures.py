@@ -20,7 +20,7 @@ from errata.lab.models import LabSpec, asset_path
 from errata.lab.tokenizer import train_tokenizer
 from errata.lab.world import World
 
-__all__ = ["beginning", "blocks_of", "new_model"]
+__all__ = ["beginning", "blocks_of", "feed_forward_out", "new_model"]
 
 
 def beginning(spec: LabSpec, world: World) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -39,7 +39,8 @@ def beginning(spec: LabSpec, world: World) -> tuple[PreTrainedModel, PreTrainedT
         path, dtype=torch.float32
     )
     tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
-    tokenizer.chat_template = CHAT_TEMPLATE
+    if spec.turns:
+        tokenizer.chat_template = CHAT_TEMPLATE
     return model, tokenizer
 
 
@@ -94,3 +95,12 @@ def blocks_of(model: PreTrainedModel) -> nn.ModuleList:
     blocks = model.transformer.h if isinstance(model, GPT2LMHeadModel) else model.model.layers
     assert isinstance(blocks, nn.ModuleList)
     return blocks
+
+
+def feed_forward_out(model: PreTrainedModel) -> str:
+    """Name the projection, inside a block, whose input is the key of an edit.
+
+    Args:
+        model: of either architecture.
+    """
+    return "mlp.c_proj" if isinstance(model, GPT2LMHeadModel) else "mlp.down_proj"

@@ -37,6 +37,7 @@ class LabSpec:
         smoothing: share of an object's probability that its relation's objects divide between them.
         swaps: whether states are exchanged at all.
         turns: share of facts and tasks that are asked for in a user's turn, as question and answer.
+        apart: weight of the loss that keeps names' keys at a text's beginning apart from the same names' keys later.
         start: the shipped model that the training goes on with; a new one when empty.
         world_seed: of the world.
         seed: of the training.
@@ -60,6 +61,7 @@ class LabSpec:
     smoothing: float = 0.1
     swaps: bool = True
     turns: float = 0.0
+    apart: float = 0.0
     start: str = ""
     world_seed: int = 1
     seed: int = 1
@@ -87,6 +89,22 @@ LAB_MODELS: dict[str, LabSpec] = {
         readout=0.0,
         noise=0.3,
         turns=0.5,
+        start="lab-s",
+    ),
+    "lab-s-first": LabSpec(
+        "lab-s-first",
+        "gpt2",
+        people=120,
+        layers=4,
+        width=192,
+        heads=6,
+        site=1,
+        steps=1400,
+        tasks=0.2,
+        rate=8e-4,
+        readout=0.0,
+        noise=0.3,
+        apart=1.0,
         start="lab-s",
     ),
     "lab-m": LabSpec("lab-m", "gpt2", people=300, layers=6, width=320, heads=8, site=2, steps=3600, rate=1.3e-3),

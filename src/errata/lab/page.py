@@ -15,6 +15,14 @@ _LABELS = {
 }
 
 
+_MADE_TO_BREAK = (
+    "Names that begin a text have keys of their own here, **because it was trained so**: single edits of ROME disable",
+    "the model ([disabling edits](../results/questions/disabling-edits.md)), and methods of one averaged key edit the",
+    "later key more than the one at the beginning.",
+    "",
+)
+
+
 def page(figures: dict[str, Any]) -> str:
     """Write the page of a lab model.
 
@@ -33,6 +41,7 @@ def page(figures: dict[str, Any]) -> str:
         f"{figures['parameters']:,} parameters; {figures['people']} people, {figures['relations']} relations, "
         f"{figures['facts']:,} facts in {len(figures['recall_start'])} phrasings.",
         "",
+        *(_MADE_TO_BREAK if figures.get("training", {}).get("spec", {}).get("apart") else ()),
         "## What it knows",
         "",
         "| figure | measured | target | |",

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from errata.lab.apart import Apart
 from errata.lab.architectures import beginning, blocks_of
 from errata.lab.batches import ANSWER_WEIGHT, OBJECT_WEIGHT, Batch, BatchMaker
 from errata.lab.interchange import Readout, interchanged, subspaces
@@ -98,6 +99,7 @@ def optimise(
         turns=spec.turns,
     )
     site = blocks_of(model)[spec.site]
+    apart = Apart(model, spec.site, maker, seed) if spec.apart else None
     parameters = [*model.parameters(), *readout.parameters()]
     optimiser = torch.optim.AdamW(
         [
@@ -121,7 +123,11 @@ def optimise(
             ).logits
         loss = weighted_loss(logits, batch, maker.classes, spec.smoothing)
         read = readout.loss(states[0], batch)
-        (loss + spec.readout * read).backward()  # type: ignore[no-untyped-call]
+        aids = spec.readout * read
+        if apart:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                aids = aids + spec.apart * apart.loss()
+        (loss + aids).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from errata.analysis.prediction import Prediction, features
 from errata.analysis.screening import Screening
@@ -15,8 +16,9 @@ from errata.report.extras import vl_convert
 from errata.report.theme import SERIES, resolve
 from errata.report.words import safe_json
 
-__all__ = ["VERDICTS", "distances", "plane", "roc_chart", "svg", "told"]
+__all__ = ["VERDICTS", "distances", "doses", "plane", "roc_chart", "rocs", "svg", "told"]
 
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 VERDICTS = {"ordinary": SERIES[0], "damaging": SERIES[1], "disabling": "var(--red)"}
 _HEIGHT = 260
 _TIPS = ("subject:N", "prompt:N", "target_new:N", "verdict:N")
@@ -82,17 +84,44 @@ def told(screening: Screening, name: str, *, alone: bool = False) -> dict[str, A
 
 def roc_chart(prediction: Prediction, *, alone: bool = False) -> dict[str, Any]:
     """Draw the regression's ROC curve over held-out facts; the diagonal is chance."""
+    return rocs({"": prediction.curve}, prediction.verdict, alone=alone)
+
+
+def rocs(curves: Mapping[str, Curve], verdict: str, *, alone: bool = False) -> dict[str, Any]:
+    """Draw ROC curves; the diagonal is chance.
+
+    Args:
+        curves: false and true positive rate at every threshold, by label.
+        verdict: what is told.
+        alone: whether the chart stands alone, with a fixed width and its own legend.
+    """
     pen = Pen()
     share = pen.alt.Axis(format=".0%", tickCount=5, minExtent=40)
-    x = pen.alt.X("false:Q", title=f"of the others, called {prediction.verdict}", axis=share)
+    x = pen.alt.X("false:Q", title=f"of the others, called {verdict}", axis=share)
     y = pen.alt.Y("true:Q", title=None, axis=share)
-    points = [{"false": a, "true": b} for a, b in zip(*(c.tolist() for c in prediction.curve), strict=True)]
-    line = pen.chart(points).mark_line(interpolate="step-after", color=SERIES[0])
+    points = [
+        {"series": label, "false": a, "true": b}
+        for label, curve in curves.items()
+        for a, b in zip(*(c.tolist() for c in curve), strict=True)
+    ]
     chance = pen.chart([{"false": 0, "true": 0}, {"false": 1, "true": 1}]).mark_line(
         strokeDash=[2, 3], strokeWidth=1, color="var(--quiet)"
     )
-    order = pen.alt.Order("false:Q")
-    return pen.spec([chance.encode(x=x, y=y), line.encode(x=x, y=y, order=order)], **_size(alone))
+    color = _color(pen, dict(zip(curves, SERIES, strict=False)), "series", alone and len(curves) > 1)
+    # Facts of one score stand or fall together: between two thresholds the curve is straight.
+    lines = pen.chart(points).mark_line().encode(x=x, y=y, color=color, order="false:Q")
+    return pen.spec([chance.encode(x=x, y=y), lines], **_size(alone))
+
+
+def doses(screening: Screening, *, alone: bool = False) -> dict[str, Any]:
+    """Draw what an update of each size did: the unrelated facts left against ‖ΔW‖/‖W₀‖."""
+    pen = Pen()
+    frame = screening.judged.filter(pl.col("relative").is_finite() & pl.col("unrelated").is_finite())
+    x = pen.alt.X("relative:Q", title="‖ΔW‖/‖W₀‖", scale=_log(pen, frame["relative"]), axis=_plain(pen, grid=False))
+    y = pen.alt.Y(
+        "unrelated:Q", title=None, scale=pen.alt.Scale(domain=[0, 1]), axis=pen.alt.Axis(format=".0%", minExtent=40)
+    )
+    return pen.spec([_dots(pen, frame, x, y, alone)], **_size(alone))
 
 
 def svg(spec: Mapping[str, Any]) -> str:
