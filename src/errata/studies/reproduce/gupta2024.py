@@ -139,6 +139,12 @@ def _recipe(model: str, form: str, n: int, sample: int, out: Path) -> Recipe:
 def about(size: Size) -> Sequence[str]:
     """Say what figures of this size can and cannot say."""
     spec, n = spec_of(size.model), edits(size)
+    twin = (
+        f"{size.model}{TWIN} is its twin in which the paper's disabling edits can exist: its keys at a text's "
+        "beginning were trained apart from those of the same names later, as a large model's are. What is found there "
+        "shows what that property does to a method, and not how often models have it; its rows are not counted, and its "
+        f"runs make {AT_MOST[f'rome{APART}']} edits at most."
+    )
     return (
         f"{size.model} is a GPT-2 of {spec.layers} blocks and width {spec.width} that knows a synthetic world of "
         f"{spec.people} people completely, and four small tasks. Each run makes {n:,} edits, one at a time: "
@@ -155,9 +161,7 @@ def about(size: Size) -> Sequence[str]:
         "editable; its keys hardly depend on context, which is what the paper's disabling edits of ROME come from.",
         "ROME stands here in two forms. With the covariance C it is the form that the paper ran; without, the one of "
         "its published files for Llama, under which this model breaks sooner. Both have every row.",
-        f"{size.model}{TWIN} is its twin in which the paper's disabling edits can exist: its keys at a text's "
-        "beginning were trained apart from those of the same names later, as a large model's are. What is found there "
-        "shows what that property does to a method, and not how often models have it; its rows are not counted.",
+        *([twin] if size.model + TWIN in LAB_MODELS else []),
         f"Here {RULE}.",
         f"MEND's network was trained on what is left of the first sample's draw: all but its first {_unseen(size):,} "
         "facts. The other samples draw other objects, some of them for facts that it was trained on.",
