@@ -174,6 +174,12 @@ def test_what_disables_is_compared_on_the_same_facts() -> None:
     assert disables_more("b", "b", rule="")(both).verdict == "not testable here"
 
 
+def test_a_few_disabling_edits_say_nothing_of_how_far_they_go() -> None:
+    assert distance_ratio("rome", at_least=1, rule="")(cast(Results, Screened(5, 50))).verdict == "not testable here"
+    # Those that disable come first in this screen, and move the weights least.
+    assert distance_ratio("rome", at_least=1, rule="")(cast(Results, Screened(6, 50))).verdict == "does not hold"
+
+
 def test_edits_that_do_not_disable_are_no_measure_of_those_that_do() -> None:
     found = distance_ratio("rome", at_least=100, rule="")(cast(Results, Screened(0, 50)))
     assert found.verdict == "not testable here"
@@ -242,6 +248,8 @@ def test_a_spike_at_the_collapse_is_no_chance_and_a_step_elsewhere_is(results: R
     assert spike.verdict == "holds"
     assert spike.value > 10
     assert fallen.spikes_at_collapse("lasts", rule="")(results).verdict == "not testable here"
+    two = Results({name: place for name, place in results.paths.items() if name in ("breaks/1", "breaks/2")})
+    assert fallen.spikes_at_collapse("breaks", rule="")(two).verdict == "not testable here"
 
 
 def test_a_collapsed_models_full_stops_are_a_repetition() -> None:

@@ -70,7 +70,7 @@ class Claim:
             claim that nothing here can test.
         rows: the metrics that it reads, so that every figure can be traced.
         cell: row and column of the paper's own table that it stands in, if it does.
-        counted: whether the tally counts it: not where the paper has no figure, nor a method's second form.
+        counted: whether the tally counts it: not where the paper has no figure, nor a second form of a method or model.
     """
 
     id: str
@@ -132,5 +132,5 @@ def untestable(why: str, text: str = DASH) -> Finding:
 
 def not_made(missing: Sequence[str]) -> Finding:
     """Say that the runs which a claim needs were not made, or failed."""
-    why = f"not there: {', '.join(missing)}" if missing else "its runs are not there"
+    why = f"not there: {', '.join(missing)}" if missing else "there are no such runs of this model"
     return Finding(math.nan, math.nan, math.nan, DASH, NOT_MADE, why)

@@ -23,6 +23,8 @@ __all__ = ["collapses", "entropy_at_end", "outlasts", "phases_seen", "spikes_at_
 Array = NDArray[np.float64]
 PERMUTATIONS = 2000
 LEVEL = 0.05
+LEAST = 3
+"""Collapses below which their spikes have no interval worth the name."""
 FEWEST = 6
 """Runs whose earliest and latest figure enclose the median in 95 % of all cases."""
 
@@ -116,12 +118,12 @@ def spikes_at_collapse(kind: str, *, rule: str) -> Measure:
 
     Of each run that collapses, the largest step ‖ΔW‖/‖W₀‖ of the journal within the collapse's interval, over the
     median step before it; over runs the geometric mean. p is that of windows drawn from those that end before the
-    collapse: (1 + #{as large})/(1 + permutations).
+    collapse, (1 + #{as large})/(1 + permutations), and no smaller than one in the ways to draw them.
     """
 
     def measure(results: Results) -> Finding:
         rng = results.rng()
-        observed, drawn = [], []
+        observed, drawn, ways = [], [], 1
         for name in results.names(f"{kind}/*"):
             collapse = fall_of(results, name)
             moved = _step_sizes(results, name)
@@ -133,10 +135,11 @@ def spikes_at_collapse(kind: str, *, rule: str) -> Measure:
             before = np.lib.stride_tricks.sliding_window_view(moved[:begin], end - begin).max(axis=1)
             observed.append(math.log(moved[begin:end].max() / usual))
             drawn.append(rng.choice(np.log(before / usual), PERMUTATIONS))
-        if len(observed) < 2:
-            return untestable(f"{len(observed)} of the runs collapse with a window of steps before; two are needed")
+            ways *= len(before)
+        if len(observed) < LEAST:
+            return untestable(f"{len(observed)} of the runs collapse with a window of steps before; {LEAST} are needed")
         value = float(np.mean(observed))
-        p = (1 + int((np.mean(drawn, axis=0) >= value).sum())) / (1 + PERMUTATIONS)
+        p = max((1 + int((np.mean(drawn, axis=0) >= value).sum())) / (1 + PERMUTATIONS), 1 / ways)
         low, high = bootstrap_nested([np.array([x]) for x in observed], rng)
         value, low, high = (math.exp(x) for x in (value, low, high))
         text = f"{value:.2g} times the usual step ({low:.2g}–{high:.2g}), p = {number(p, 2)}"

@@ -14,6 +14,8 @@ from errata.studies.reproduce.results import Results
 __all__ = ["disables_more", "disabling", "distance_ratio"]
 
 RESAMPLES = 1000
+FEWEST = 6
+"""Disabling edits below which resampling says nothing of how far they go."""
 RARE = 1 / 500
 """The paper meets its first disabling edit of ROME after 455 edits in the mean (560, 980, 80, 200; Figs. 13 to 16)."""
 
@@ -84,8 +86,8 @@ def distance_ratio(kind: str, *, at_least: float, rule: str) -> Measure:
         if not far.any():
             most = float(distances.max() / np.delete(distances, distances.argmax()).mean())
             return untestable("no edit disables", f"the furthest of {len(distances)} edits {number(most)} times")
-        if far.all():
-            return untestable("every edit disables")
+        if far.sum() < FEWEST or far.all():
+            return untestable(f"{rule}; {far.sum()} of {len(far)} edits disable, and {FEWEST} are needed")
         value = _ratio(distances, far)
         rng = results.rng()
         drawn = rng.integers(0, len(distances), (RESAMPLES, len(distances)))

@@ -41,8 +41,8 @@ AT_MOST = {"mend": 120} | dict.fromkeys(TWINS, 120)
 """Edits of a form's runs at most: the paper's figures of MEND end before edit 100; of the twin single edits matter."""
 FURTHER = {BARE: 2}
 """Samples more than of the other forms: of fewer than six collapses nothing can be said of how far they differ."""
-SCREENED = 50
-"""Facts of a screen at most, each as the first edit of the clean model."""
+SCREENED, SCREENED_TWIN = 50, 200
+"""Facts of a screen at most, each as the first edit of the clean model; some six in a hundred disable the twin."""
 PROBES = (
     {"name": "proficiency", "at_start": False},
     {"name": "unrelated", "n": 100},
@@ -80,7 +80,8 @@ def work(size: Size, out: Path) -> Work:
         for form in samples
         if sample in samples[form]
     }
-    screens = {f"first/{form}": _screen(size.model, form, min(n, SCREENED), out) for form in (*FORMS, "r-rome", *twins)}
+    first = dict.fromkeys((*FORMS, "r-rome"), SCREENED) | dict.fromkeys(twins, SCREENED_TWIN)
+    screens = {f"first/{form}": _screen(size.model, form, min(n, many), out) for form, many in first.items()}
     files = orders_of({"long": long}, replace(size, samples=most))
     return Work(runs, {"mend": Training("mend", size.model, skip=_unseen(size), settings=_MEND)}, screens, files)
 
@@ -141,9 +142,9 @@ def about(size: Size) -> Sequence[str]:
     spec, n = spec_of(size.model), edits(size)
     twin = (
         f"{size.model}{TWIN} is its twin in which the paper's disabling edits can exist: its keys at a text's "
-        "beginning were trained apart from those of the same names later, as a large model's are. What is found there "
-        "shows what that property does to a method, and not how often models have it; its rows are not counted, and its "
-        f"runs make {AT_MOST[f'rome{APART}']} edits at most."
+        "beginning were trained apart from those of the same names later, as is reported of first tokens of GPT-2 XL "
+        "(2406.11263). What is found there shows what that property does to a method, and not how often models have "
+        f"it; its rows are not counted. Its runs make {AT_MOST[f'rome{APART}']} edits at most."
     )
     return (
         f"{size.model} is a GPT-2 of {spec.layers} blocks and width {spec.width} that knows a synthetic world of "

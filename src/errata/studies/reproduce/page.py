@@ -22,7 +22,7 @@ from errata.studies.reproduce.work import Exhibit, Reproduction, Size
 
 __all__ = ["Page", "Row"]
 
-UNCOUNTED = "the paper has no figure for them, or they are a second form of a method that has its row"
+UNCOUNTED = "the paper has no figure for them, or they are of a second form of a method or model"
 
 
 @dataclass(frozen=True)
