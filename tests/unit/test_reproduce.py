@@ -140,6 +140,9 @@ class Screened:
     def screening(self, name: str) -> "Screened":
         return self
 
+    def rng(self) -> np.random.Generator:
+        return np.random.default_rng(0)
+
     def share(self, verdict: str) -> Share:
         return Share(len(self.judged.filter(pl.col("verdict") == verdict)), len(self.judged))
 
