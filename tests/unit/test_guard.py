@@ -73,6 +73,8 @@ def test_spike_and_warm_up_are_settings() -> None:
 def test_the_reason_gives_the_sizes() -> None:
     reason = Guard().judge({"m": 4.0}, Sizes(USUAL)).reason
     assert reason == "‖ΔW‖/‖W₀‖ is 4, 400 times the usual 0.01"
+    first = Guard().judge({"m": 28.1}, Sizes([])).reason
+    assert first == "‖ΔW‖/‖W₀‖ is 28.1, over 10, the bound until 10 updates tell what is usual"
 
 
 class Spiky(Editor):

@@ -215,7 +215,7 @@ def test_sizes_and_conditions_are_judged_without_a_trial() -> None:
     trajectory = watched(lambda moved: 0.0, Shove(ShoveSettings(size=1e6)), damp=())
     (entry,) = trajectory.advance(FACTS[:1])
     assert entry.status == "rolled-back"
-    assert "times the usual" in entry.verdict
+    assert "over 10, the bound until 10 updates" in entry.verdict
     assert trajectory.judge._canary.seen == []
 
 

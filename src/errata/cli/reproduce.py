@@ -63,6 +63,8 @@ def reproduce(
     _print(found)
     if claim is None:
         typer.echo(f"{target / 'claims.html'}")
+    else:
+        typer.echo(f"runs: {target}. A page of these rows: --page FILE.md; as JSON: --json.")
 
 
 def _tell(message: str) -> None:
@@ -135,6 +137,8 @@ def _print(page: "Page") -> None:
             grid.add_column(head)
         for row in rows:
             ruling = Text(row.finding.verdict, style=styles.get(row.finding.verdict, ""))
+            if len(page.rows) == 1:
+                ruling.append(f"\n{row.finding.note}", style="")
             texts = (row.claim.sentence, row.claim.paper, f"{row.finding.text}\n--claim {row.claim.id}")
             grid.add_row(*(Text(t) for t in texts), ruling)
         Console(soft_wrap=False).print(grid)

@@ -26,6 +26,8 @@ from errata.studies.store import RunStore
 __all__ = ["Job", "Outcome", "begun", "run_all", "settled", "threads_each"]
 
 _INTERRUPTED = "interrupted; called again, it goes on where it was"
+_STOPS = {128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM}
+"""Statuses of a process that was stopped: a terminal sends its interruption to every process itself."""
 _KEPT_LINES = 200  # of what a process says, in case it fails
 
 
@@ -61,6 +63,8 @@ class Outcome:
     seconds: float = 0.0
 
     def __str__(self) -> str:
+        if self.message == _INTERRUPTED:
+            return f"{self.job.out}: {self.message}"
         if self.status == "failed":
             bug = self.message.startswith("Traceback")
             return f"{self.job.out}: failed: {self.message.rpartition(chr(10))[2] if bug else self.message}"
@@ -216,7 +220,8 @@ class _Processes:
         seconds = time.monotonic() - started
         if process.returncode == 0:
             return Outcome(job, "done", seconds=seconds)
-        reason = _INTERRUPTED if self._stopped else _reason("".join(said), process.returncode)
+        stopped = self._stopped or process.returncode in _STOPS
+        reason = _INTERRUPTED if stopped else _reason("".join(said), process.returncode)
         return Outcome(job, "failed", reason, seconds)
 
     def stop(self) -> None:

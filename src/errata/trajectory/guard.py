@@ -69,7 +69,10 @@ class Guard:
             return Verdict("nonfinite", "the update holds NaN or infinity")
         usual = earlier.median() if len(earlier) >= self.warm_up else 1.0
         if worst > self.spike * usual:
-            return Verdict("disabling", f"‖ΔW‖/‖W₀‖ is {worst:.3g}, {worst / usual:.0f} times the usual {usual:.3g}")
+            size = f"{worst / usual:.0f} times the usual {usual:.3g}"
+            if len(earlier) < self.warm_up:
+                size = f"over {self.spike:g}, the bound until {self.warm_up} updates tell what is usual"
+            return Verdict("disabling", f"‖ΔW‖/‖W₀‖ is {worst:.3g}, {size}")
         return Verdict("ok")
 
 

@@ -64,11 +64,12 @@ def outlasts(kind: str, other: str, *, rule: str) -> Measure:
         for a, b in pairs(results, kind, other):
             first, second = (c.step if (c := fall_of(results, n)) else math.inf for n in (a, b))
             longer, shorter = longer + (first > second), shorter + (first < second)
-            steps.append(f"{_step(first)} against {_step(second)}")
+            steps.append((_step(first), _step(second)))
         decided = longer + shorter
         if not decided:
             return untestable("neither kind collapses within the run, in any sample")
-        text = f"in {longer} of {decided} samples ({'; '.join(steps)})"
+        ends = [", ".join(side) for side in zip(*steps, strict=True)]
+        text = f"in {longer} of {decided} samples (it: {ends[0]}; the other: {ends[1]})"
         return compared(*counted(longer, decided), text, at_least=0.5, rule=rule)
 
     return measure

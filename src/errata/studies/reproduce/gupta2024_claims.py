@@ -57,7 +57,7 @@ def _others() -> list[Claim]:
         Claim(
             "collapse-varies",
             PHASES,
-            "At how many edits ROME breaks depends on which edits are made.",
+            "At how many edits ROME (here: without C) breaks depends on which edits are made.",
             "edits 80 to 980 in four samples, a factor of 12 (Figs. 13 to 20)",
             fallen.steps_vary(
                 "rome-without-C", rule="holds when the intervals of the earliest and the latest collapse are apart"

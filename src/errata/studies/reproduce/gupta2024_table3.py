@@ -186,7 +186,7 @@ def _table3() -> list[Claim]:
         _cell(
             duration,
             "memit",
-            "MEMIT lasts longer than ROME.",
+            "MEMIT lasts longer than ROME (here: without C).",
             "long (Table 3): 1,200 to 1,400 edits (GPT-J), about 4,000 (GPT2-XL)",
             fallen.outlasts("memit", "rome-without-C", rule=f"against ROME without C in the same sample; {MAJORITY}"),
             EFFICACY,

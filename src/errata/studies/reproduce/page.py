@@ -104,9 +104,10 @@ class Page:
         found = Counter(r.finding.verdict for r in self.rows if r.claim.counted)
         beside = sum(not r.claim.counted for r in self.rows)
         said = (
-            f"{found.total()} claims: {found[HOLDS]} hold, {found[DOES_NOT]} do not, {found[NOT_TESTABLE]} cannot be "
-            f"tested here, the runs of {found[NOT_MADE]} were not made."
+            f"{found.total()} claim{'' if found.total() == 1 else 's'}: {found[HOLDS]} hold, {found[DOES_NOT]} do not, "
+            f"{found[NOT_TESTABLE]} cannot be tested here"
         )
+        said += f", the runs of {found[NOT_MADE]} were not made." if found[NOT_MADE] else "."
         return f"{said} {beside} further rows (○) are not counted: {UNCOUNTED}." if beside else said
 
     def grid(self, rows: Iterable[Row]) -> tuple[list[str], dict[str, dict[str, Row]]]:
@@ -144,12 +145,23 @@ class Page:
                 parts += [_line(["", *columns]), _line(["---"] * (1 + len(columns)))]
                 parts += [_line([n, *(_brief(row.get(c)) for c in columns)]) for n, row in cells.items()]
                 parts += [""]
-            parts += [_line(["claim", "the paper", "here", "verdict"]), _line(["---"] * 4)]
-            parts += [_line([_(r.claim.sentence), _(r.claim.paper), _(r.finding.text), _verdict(r)]) for r in rows]
+            parts += [_line(["claim", "the paper", "here", "verdict, row"]), _line(["---"] * 4)]
+            parts += [
+                _line([_(r.claim.sentence), _(r.claim.paper), _(r.finding.text), f"{_verdict(r)} `{r.claim.id}`"])
+                for r in rows
+            ]
             parts += [""]
         parts += _exhibits(self.exhibits)
-        parts += ["## Where each figure comes from", "", _line(["row", "runs", "metrics", "rule"]), _line(["---"] * 4)]
-        parts += [_line([f"`--claim {r.claim.id}`", *_trace(r), _(r.finding.note)]) for r in self.rows]
+        alone = f"`{self.command} --claim ROW` makes a row alone. Differences are taken before they are rounded."
+        parts += [
+            "## Where each figure comes from",
+            "",
+            alone,
+            "",
+            _line(["row", "runs", "metrics", "rule"]),
+            _line(["---"] * 4),
+        ]
+        parts += [_line([f"`{r.claim.id}`", *_trace(r), _(r.finding.note)]) for r in self.rows]
         return "\n".join(parts) + "\n"
 
     def html(self, results: Results) -> str:

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from errata.errors import ConfigError
+from errata.errors import ConfigError, did_you_mean
 from errata.studies.recipe import Recipe
 from errata.studies.reproduce.claims import Claim
 from errata.studies.reproduce.results import Results
@@ -125,7 +125,8 @@ class Reproduction:
         known = {claim.id: claim for claim in self.claims}
         for name in ids:
             if name not in known:
-                raise ConfigError(f"{self.name} has no claim {name!r}; it has {', '.join(known)}.")
+                hint = did_you_mean(name, known)
+                raise ConfigError(f"{self.name} has no claim {name!r}.{hint} It has {', '.join(known)}.")
         return tuple(known[name] for name in ids) or self.claims
 
 
