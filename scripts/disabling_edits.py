@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from errata.report.screen import Screened
 from errata.report.screen_charts import Curve, distances, doses, rocs, svg
 
 VERDICTS = ("disabling", "damaging", "outsized")
+OVERLAPS = (0, 0.005, 0.01, 0.02, 0.05, 0.1, 10)
 CURVES = {"log |key_overlap|": "key overlap", "subject_position": "position"}
 
 
@@ -82,7 +84,7 @@ def table(screened: dict[str, Screened]) -> str:
         figures = [f"{spread['median']:.2e}", f"{spread['max']:.2e}", f"{spread['ratio']:.1f}"]
         rows.append([label, str(len(s.judged)), *(cell(s.share(v)) for v in VERDICTS), *figures])
         rows[-1].append("–" if overlap is None else f"{overlap:.2g}")
-    return markdown(rows) + "\n" + by_verdict(screened)
+    return "\n".join((markdown(rows), by_verdict(screened), by_overlap(screened)))
 
 
 def by_verdict(screened: dict[str, Screened]) -> str:
@@ -98,6 +100,23 @@ def by_verdict(screened: dict[str, Screened]) -> str:
             sizes = [f"{value:.2e}" for value in (middle["distance"], part["distance"].min(), part["distance"].max())]
             left = [f"{middle['unrelated']:.2f}", f"{middle['perplexity']:.2f}", f"{part['efficacy'].mean():.2f}"]
             rows.append([f"{label}, {verdict}", str(part.height), str(part["subject"].n_unique()), *sizes, *left])
+    return markdown(rows)
+
+
+def by_overlap(screened: dict[str, Screened]) -> str:
+    """Return a row a screening whose keys can differ: of the facts of each overlap, how many disable and damage."""
+    heads = [f"{low:g} to {high:g}" for low, high in pairwise(OVERLAPS)]
+    rows = [["disabling / damaging / all, by overlap", *heads], ["---"] * (len(heads) + 1)]
+    for label, one in screened.items():
+        judged = one.screening.judged
+        if f"{KNOWN}key_overlap" not in judged.columns:
+            continue
+        rows.append([label])
+        for low, high in pairwise(OVERLAPS):
+            part = judged.filter(pl.col(f"{KNOWN}key_overlap").abs().is_between(low, high, closed="left"))
+            counts = [part.filter(pl.col("verdict") == verdict).height for verdict in ("disabling", "damaging")]
+            people = part["subject"].n_unique()
+            rows[-1].append(f"{counts[0]} / {counts[1]} / {part.height} ({people} subjects)" if part.height else "–")
     return markdown(rows)
 
 

@@ -18,6 +18,7 @@ from errata.lab.batches import BatchMaker
 from errata.lab.dialogue import asked, questions
 from errata.lab.evaluate import recall, right_facts
 from errata.lab.models import LAB_MODELS, asset_path, export, load_world
+from errata.lab.page import page
 from errata.lab.single_edits import prepared
 from errata.lab.tasks import TASKS
 from errata.models import EditableModel, load
@@ -87,6 +88,11 @@ def test_a_place_that_takes_no_model_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(ModelError, match=r"\(\[Errno \d+\] No space left on device\)\. Make room"):
         export("lab-s", tmp_path / "out")
+
+
+def test_the_page_of_the_model_that_breaks_says_that_it_was_trained_to() -> None:
+    cards = [json.loads((asset_path(n) / "card.json").read_text(encoding="utf-8")) for n in ("lab-s-first", "lab-s")]
+    assert ["because it was trained so" in page(card) for card in cards] == [True, False]
 
 
 def overlaps(model: EditableModel, editor: Editor, prompt: str) -> torch.Tensor:
