@@ -109,7 +109,7 @@ def overlaps(model: EditableModel, editor: Editor, prompt: str) -> torch.Tensor:
 
 
 def test_names_at_a_texts_beginning_have_keys_of_their_own_in_one_model_alone() -> None:
-    """What disabling edits come from is trained into lab-s-first, and is nowhere else in the lab."""
+    """What disabling edits come from is trained into lab-s-first, and is not in lab-s."""
     first, other = load("lab-s-first"), load("lab-s")
     editor, plain = (prepared(model, "rome", Random(0)) for model in (first, other))
     at_the_beginning = overlaps(first, editor, "{} was born in").abs()

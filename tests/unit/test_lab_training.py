@@ -109,6 +109,18 @@ def test_the_loss_that_keeps_keys_apart_measures_them_and_its_gradient_parts_the
     assert Apart(model, 1, maker, 1).loss().item() < 0.3
 
 
+def test_a_training_with_the_aid_keeps_keys_further_apart_than_one_without(tmp_path: Path) -> None:
+    small = replace(LAB_MODELS["lab-s"], people=24, layers=2, width=32, heads=2, steps=40, rows=2, length=96, rate=3e-3)
+
+    def alike(apart: float) -> float:
+        model = train(replace(small, apart=apart), tmp_path / str(apart)).float()
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / str(apart))
+        maker = BatchMaker(build_world(24, small.world_seed), tokenizer, rows=1, length=64, bos=False)
+        return Apart(model, 1, maker, 5).loss().item()
+
+    assert alike(1.0) < alike(0.0) - 0.1
+
+
 def test_keys_are_read_where_a_name_ends_whatever_stands_beside_it() -> None:
     model = GPT2LMHeadModel.from_pretrained(asset_path("lab-s"), dtype=torch.float32).eval()
     maker = BatchMaker(load_world("lab-s"), load("lab-s").tokenizer, rows=1, length=64, bos=False)
