@@ -140,7 +140,12 @@ def _figures(rows: pl.DataFrame) -> pl.DataFrame:
     return (
         rows.group_by(pl.col("step").cast(pl.Int64).alias("number"))
         .agg(
-            pl.col("text").filter(pl.col("metric") == "update.relative").first().alias("status"),
+            # By its size alone the guard calls an update disabling; here that word is for what it did to the model.
+            pl.col("text")
+            .filter(pl.col("metric") == "update.relative")
+            .first()
+            .replace("disabling", "outsized")
+            .alias("status"),
             pl.col("text").filter(pl.col("metric") == "update.remark").first().alias("remark"),
             of("update.relative").first().alias("relative"),
             of("update.norm").max().alias("norm"),
@@ -158,7 +163,7 @@ def _figures(rows: pl.DataFrame) -> pl.DataFrame:
 def _ranked(figures: pl.DataFrame, facts: Sequence[Mapping[str, Any]], before: Mapping[str, float]) -> pl.DataFrame:
     """Judge every fact and order them, the most disturbing first."""
     breaks = [_breaks(row, before) for row in figures.iter_rows(named=True)]
-    applied = figures["status"].is_in(["applied", "disabling", "nonfinite"]).to_list()
+    applied = figures["status"].is_in(["applied", "outsized", "nonfinite"]).to_list()
     sizes = figures["relative"].to_numpy()[applied]
     usual = float(np.median(sizes[np.isfinite(sizes)])) if np.isfinite(sizes).any() else math.nan
     outsized = [made and not size <= OUTSIZED * usual for made, size in zip(applied, figures["relative"], strict=True)]

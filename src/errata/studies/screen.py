@@ -100,7 +100,9 @@ def _screen(session: Session, store: ScreenStore, left: Sequence[int], progress:
                 continue
             fact = session.stream.facts[number - 1]
             entry, rows = _first_edit(session, lower, fact)
-            numbered = replace(entry, edit=number, step=number)
+            # By its size alone the guard calls an update disabling; here that word is for what it did to the model.
+            status = "outsized" if entry.status == "disabling" else entry.status
+            numbered = replace(entry, edit=number, step=number, status=status)
             rows = [replace(row, step=number, edit_id=row.edit_id or fact.id) for row in rows]
             store.write_rows("screen", number, rows)
             progress.edited([numbered], {"screen": rows}, entry.seconds)
