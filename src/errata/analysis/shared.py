@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from errata.analysis.frames import RunFrames
 
-__all__ = ["Facts", "bootstrap_crossed", "by_fact", "fact_names", "facts_edited", "resampled_means"]
+__all__ = ["Facts", "bootstrap_crossed", "by_fact", "fact_names", "ids_of", "resampled_means"]
 
 Array = NDArray[np.float64]
 Facts = Sequence[Sequence[str]]
@@ -19,11 +19,10 @@ def fact_names(run: RunFrames) -> dict[str, str]:
     return {str(f["id"]): f"{f['subject']}\n{f.get('relation') or f.get('prompt', '')}" for f in run.facts}
 
 
-def facts_edited(run: RunFrames, numbers: Iterable[float]) -> list[tuple[str, str]]:
-    """Return subject and relation of the fact that each edit is of, by the edit's number."""
-    names, ids = fact_names(run), dict(run.journal.select("edit", "id").iter_rows())
-    found = [names[ids[int(number)]].partition("\n") for number in numbers]
-    return [(subject, relation) for subject, _, relation in found]
+def ids_of(run: RunFrames, numbers: Iterable[float]) -> list[str]:
+    """Return the id of the fact that each edit is of, by the edit's number."""
+    ids = dict(run.journal.select("edit", "id").iter_rows())
+    return [ids[int(number)] for number in numbers]
 
 
 def resampled_means(groups: Sequence[Array], facts: Facts, rng: np.random.Generator, samples: int = 500) -> Array:

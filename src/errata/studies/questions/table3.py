@@ -7,7 +7,7 @@ import polars as pl
 
 from errata.analysis.forgetting import retests
 from errata.analysis.frames import RunFrames
-from errata.analysis.shared import fact_names, facts_edited
+from errata.analysis.shared import fact_names, ids_of
 from errata.studies.questions.question import Table
 from errata.studies.questions.shares import named, pooled
 from errata.studies.reproduce.estimates import Estimate
@@ -64,7 +64,7 @@ def _forgotten(runs: Sequence[tuple[RunFrames, int]], seed: int) -> Estimate:
     for run, upto in runs:
         tests = retests(run).filter(pl.col("step") <= upto)
         last = tests.filter(pl.col("step") == pl.col("step").max())
-        names = ["\n".join(fact) for fact in facts_edited(run, last["edit"])]
-        facts = {"fact": names, "value": last["forgotten"].cast(pl.Float64)}
+        names = fact_names(run)
+        facts = {"fact": [names[i] for i in ids_of(run, last["edit"])], "value": last["forgotten"].cast(pl.Float64)}
         groups.append(pl.DataFrame(facts, schema={"fact": pl.String, "value": pl.Float64}))
     return pooled(groups, np.random.default_rng(seed))

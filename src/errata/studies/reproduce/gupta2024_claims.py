@@ -164,23 +164,20 @@ def _twin() -> list[Claim]:
             (f"first/{rome}",),
             judged,
         ),
-        Claim(
-            f"disabling-{memit}",
-            TWIN,
-            "Fewer of the same facts, or none, disable with MEMIT.",
-            "none does (Table 2)",
-            disables_more(rome, memit, rule=more),
-            (f"first/{rome}", f"first/{memit}"),
-            judged,
-        ),
-        Claim(
-            f"disabling-{r_rome}",
-            TWIN,
-            "Fewer of the same facts, or none, disable with one key throughout (r-ROME).",
-            "none does (2403.07175)",
-            disables_more(rome, r_rome, rule=more),
-            (f"first/{rome}", f"first/{r_rome}"),
-            judged,
+        *(
+            Claim(
+                f"disabling-{kind}",
+                TWIN,
+                f"Fewer of the same facts, or none, disable with {what}.",
+                f"none does ({where})",
+                disables_more(rome, kind, rule=more),
+                (f"first/{rome}", f"first/{kind}"),
+                judged,
+            )
+            for kind, what, where in (
+                (memit, "MEMIT", "Table 2"),
+                (r_rome, "one key throughout (r-ROME)", "2403.07175"),
+            )
         ),
         Claim(
             f"distance-{rome}",
@@ -200,23 +197,20 @@ def _twin() -> list[Claim]:
             (f"{rome}/*",),
             fell,
         ),
-        Claim(
-            f"duration-{memit}",
-            TWIN,
-            "MEMIT lasts longer than ROME.",
-            "long (Table 3): 1,200 to 1,400 edits (GPT-J), about 4,000 (GPT2-XL)",
-            fallen.outlasts(memit, rome, rule=f"in the same sample; {MAJORITY}"),
-            (f"{memit}/*", f"{rome}/*"),
-            fell,
-        ),
-        Claim(
-            f"duration-{r_rome}",
-            TWIN,
-            "r-ROME lasts longer than ROME.",
-            "no collapse in sequence (2403.07175)",
-            fallen.outlasts(r_rome, rome, rule=f"in the same sample; {MAJORITY}"),
-            (f"{r_rome}/*", f"{rome}/*"),
-            fell,
+        *(
+            Claim(
+                f"duration-{kind}",
+                TWIN,
+                f"{what} lasts longer than ROME.",
+                figure,
+                fallen.outlasts(kind, rome, rule=f"in the same sample; {MAJORITY}"),
+                (f"{kind}/*", f"{rome}/*"),
+                fell,
+            )
+            for kind, what, figure in (
+                (memit, "MEMIT", "long (Table 3): 1,200 to 1,400 edits (GPT-J), about 4,000 (GPT2-XL)"),
+                (r_rome, "r-ROME", "no collapse in sequence (2403.07175)"),
+            )
         ),
     ]
     return [replace(claim, counted=False) for claim in found]

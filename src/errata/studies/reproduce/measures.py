@@ -18,7 +18,7 @@ from errata.analysis.curves import per_edit
 from errata.analysis.downstream import items_lost
 from errata.analysis.forgetting import retests
 from errata.analysis.frames import RunFrames
-from errata.analysis.shared import facts_edited
+from errata.analysis.shared import ids_of
 from errata.analysis.survival import lifetimes, logrank
 from errata.report.words import bounded, number, share
 from errata.studies.reproduce.claims import DOES_NOT, HOLDS, Finding, compared, untestable
@@ -211,7 +211,8 @@ def _unless_early(found: Finding, why: str, at_least: float) -> Finding:
 
 def _subjects(run: RunFrames, numbers: Array) -> list[str]:
     """Return whom each edit is of, by the edit's number."""
-    return [subject for subject, _ in facts_edited(run, numbers)]
+    subjects = {str(fact["id"]): str(fact["subject"]) for fact in run.facts}
+    return [subjects[i] for i in ids_of(run, numbers)]
 
 
 def _until(results: Results, name: str) -> float:
