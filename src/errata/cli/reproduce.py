@@ -142,4 +142,5 @@ def _print(page: "Page") -> None:
             texts = (row.claim.sentence, row.claim.paper, f"{row.finding.text}\n--claim {row.claim.id}")
             grid.add_row(*(Text(t) for t in texts), ruling)
         Console(soft_wrap=False).print(grid)
-    typer.echo(page.tally)
+    if len(page.rows) > 1:
+        typer.echo(page.tally)
