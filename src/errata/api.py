@@ -13,6 +13,7 @@ from errata.models import EditableModel
 from errata.probes.generation import generate
 from errata.studies.guarded import watch_over, with_alternatives, with_retry
 from errata.studies.recipe import GuardSection
+from errata.studies.session import taught_paraphrases
 from errata.trajectory import Entry, Guard, Trajectory
 
 __all__ = ["EditResult", "edit"]
@@ -106,8 +107,8 @@ def edit(
     chosen = [f if isinstance(f, Fact) else Fact.from_mapping(f, str(i)) for i, f in enumerate(given)]
     if len({f.id for f in chosen}) < len(chosen):
         chosen = [replace(f, id=str(i)) for i, f in enumerate(chosen)]
-    stream = EditStream(tuple(chosen), batch_size)
     chosen_settings = resolve_settings(method, model, settings)
+    stream = EditStream(tuple(chosen), batch_size).taught_by(taught_paraphrases(chosen_settings))
     section = with_retry(GuardSection(enabled=guard is True), chosen_settings)
     editor = with_alternatives(editor_class(method)(chosen_settings), section)
     editor.prepare(model, StatisticsStore(default_cache()), Random(seed))

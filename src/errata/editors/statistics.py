@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from errata.files import write_aside
 from errata.models import EditableModel
 from errata.models.hooks import capture
 
-__all__ = ["SecondMoment", "StatisticsStore", "default_cache", "model_fingerprint"]
+__all__ = ["SecondMoment", "StatisticsStore", "default_cache", "excess", "model_fingerprint"]
 
 _SAVE_EVERY = 50  # chunks; an interruption costs at most this many
+_ENDLESS = 64  # times d tokens: a model some of whose neurons never fire has a singular C however much is read
 
 
 @dataclass(frozen=True)
@@ -153,34 +155,63 @@ class StatisticsStore:
     def _accumulate(
         self, model: EditableModel, paths: list[str], source: TextSource, partial: Path | None
     ) -> list[SecondMoment]:
-        rows = source.token_rows(model)
-        chunks = [rows[i : i + source.batch] for i in range(0, len(rows), source.batch)]
         sums: dict[str, Tensor] = {}
         tokens = start = 0
         if partial is not None and partial.exists():
             stored, meta = _open(partial)
             sums = {path: stored[path].to(model.device) for path in paths}
             tokens, start = int(meta["tokens"]), int(meta["chunks"])
-        for i, chunk in enumerate(chunks[start:], start):
-            batch = model.pad(chunk)
-            with capture(model.model, paths) as seen:
-                model.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-            kept = batch.attention_mask.bool()
+        width = max(model.weight(path).shape[1] for path in paths)
+        expected = source.expected_chunks(width)
+        for i, chunk in enumerate(source.chunks(model, start), start + 1):
+            if not chunk:
+                continue
+            keys = _keys(model, paths, chunk)
+            known = source.stop is not None and tokens >= 2 * width
+            enough = known and all(excess(sums[path] / tokens, keys[path].double()) <= source.stop for path in paths)
             for path in paths:
-                keys = seen[path].input[kept].double()
+                found = keys.pop(path).double()
                 if path not in sums:
-                    sums[path] = keys.new_zeros(keys.shape[1], keys.shape[1])
-                sums[path].addmm_(keys.T, keys)
-            tokens += int(kept.sum())
-            self._progress(i + 1, len(chunks))
-            if partial is not None and (i + 1) % _SAVE_EVERY == 0:
-                _write(partial, sums, {"tokens": str(tokens), "chunks": str(i + 1)})
+                    sums[path] = found.new_zeros(found.shape[1], found.shape[1])
+                sums[path].addmm_(found.T, found)
+            tokens += len(found)
+            self._progress(i, max(i, expected))
+            if enough or (source.stop is not None and tokens >= _ENDLESS * width):
+                break
+            if partial is not None and i % _SAVE_EVERY == 0:
+                _write(partial, sums, {"tokens": str(tokens), "chunks": str(i)})
         if not tokens:
             raise StatisticsError(
                 f"the text source {source.source!r} gave no tokens; statistics need text. Name a longer one."
             )
         # One by one: all sums and all means together would be the most that a run holds.
         return [SecondMoment(sums.pop(p).div_(tokens).float(), tokens) for p in paths]
+
+
+def excess(C: Float[Tensor, "in in"], keys: Float[Tensor, "token in"]) -> float:
+    """Return the mean of kᵀC⁻¹k over keys that C has not counted, as a multiple of d.
+
+    Over the keys that it has counted the mean is d exactly, so 1 says that C is as good for keys to come. Of n Gaussian
+    keys C gives n/(n − d − 1). Infinite where C is singular, not a number for a dead model.
+
+    Args:
+        C: the second moment of the keys so far, in float64.
+        keys: further keys.
+    """
+    factor, info = torch.linalg.cholesky_ex(C)
+    if int(info) != 0:
+        return math.inf
+    whitened = torch.linalg.solve_triangular(factor, keys.T, upper=False)
+    return float(whitened.pow(2).sum(0).mean() / len(C))
+
+
+def _keys(model: EditableModel, paths: Sequence[str], rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """Return what modules receive at every token of the rows."""
+    batch = model.pad(rows)
+    with capture(model.model, paths) as seen:
+        model.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+    kept = batch.attention_mask.bool()
+    return {path: seen[path].input[kept] for path in paths}
 
 
 def _digest(key: object) -> str:

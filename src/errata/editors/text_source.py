@@ -1,33 +1,48 @@
-"""Text for statistics: a lab world's own, a local file, or a hub data set."""
+"""Text for statistics: what the model writes itself, a lab world's own text, a local file, or a hub data set."""
 
 import hashlib
 import json
 from collections.abc import Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
+import torch
 from pydantic import Field
 
 from errata.editors.settings import EditorSettings
 from errata.errors import StatisticsError
 from errata.lab.models import LAB_MODELS, load_world
 from errata.models import EditableModel
+from errata.models.writing import written
 
-__all__ = ["TextSource"]
+__all__ = ["OWN", "TextSource"]
+
+OWN = "self"
+"""The source that stands for text which the model writes itself."""
+
+_OWN_ROWS = 64  # written together: a processor is then busy with products, not with reading weights
+_OWN_TOKENS = 128  # a text; subjects of facts stand near the beginning of a text
 
 
 class TextSource(EditorSettings):
     """Where the text comes from and how much of it is read."""
 
-    source: str = "wikimedia/wikipedia:20231101.en"
-    """A lab model's name (its world's text), a .txt or .jsonl file (field `text`), or a hub data set
-    `name[:config]`."""
+    source: str = OWN
+    """"self" (text that the model writes itself, which needs no file and no network), a lab model's name (its world's
+    text), a .txt or .jsonl file (field `text`), or a hub data set `name[:config]`. The published methods read
+    "wikimedia/wikipedia:20231101.en"; the recipes in `recipes/papers` do so too."""
+    bound: float | None = Field(default=1.3, gt=1)
+    """Read own text and hub data sets until C is known this well: until keys that it has not counted have a mean
+    kᵀC⁻¹k of at most this many times d. Exact statistics give 1. Lab texts and files are read to their end. None
+    (null): all `samples` are read, as published."""
     samples: int = Field(default=100_000, ge=1)
     """How many texts at most (`mom2_n_samples`). 100,000 in kmeng01/rome."""
     max_tokens: int = Field(default=512, ge=2)
-    """Texts are cut to this many tokens."""
+    """Texts are cut to this many tokens. Own texts have 128 at most."""
     batch: int = Field(default=16, ge=1)
     """Texts in one forward."""
+    seed: int = 0
+    """Seed of own text."""
 
     def texts(self) -> Iterator[str]:
         """Yield the texts in their order.
@@ -37,25 +52,72 @@ class TextSource(EditorSettings):
         """
         return islice((t for t in self._open() if t.strip()), self.samples)
 
+    @property
+    def stop(self) -> float | None:
+        """The bound at which reading stops; None where all is read."""
+        return None if self._is_local() else self.bound
+
     def fingerprint(self) -> str:
-        """Return a hash of the text that will be read; a hub data set stands by its name."""
+        """Return a hash of the text that will be read; a hub data set and own text stand by their names."""
+        if self.source == OWN:
+            return f"{OWN}/{self.seed}/{self.samples}/{self._own_tokens()}/{self.bound}"
         if self._is_local():
             digest = hashlib.sha256()
             for text in self.texts():
                 digest.update(text.encode() + b"\0")
             content = digest.hexdigest()
         else:
-            content = self.source
+            content = f"{self.source}/{self.bound}"
         return f"{content}/{self.samples}/{self.max_tokens}"
 
-    def token_rows(self, model: EditableModel) -> list[list[int]]:
-        """Return the token rows to be counted."""
-        limit = min(self.max_tokens, model.positions)
-        with model.bare():
-            return [row[:limit] for row in model.encode(list(self.texts())) if row]
+    def chunks(self, model: EditableModel, skip: int = 0) -> Iterator[list[list[int]]]:
+        """Yield the token rows to be counted, as many together as go through one forward.
+
+        Args:
+            model: the unedited model, which writes own text and tokenizes any other.
+            skip: how many chunks to pass over.
+        """
+        if self.source == OWN:
+            yield from self._own(model, skip)
+            return
+        limit, texts = min(self.max_tokens, model.positions), self.texts()
+        while part := list(islice(texts, self.batch)):
+            if skip:
+                skip -= 1
+                continue
+            with model.bare():
+                yield [row[:limit] for row in model.encode(part) if row]
+
+    def expected_chunks(self, width: int) -> int:
+        """Return how many chunks will be read, about: for progress and plans.
+
+        Args:
+            width: d, the length of a key.
+        """
+        if self._is_local():
+            return -(-sum(1 for _ in self.texts()) // self.batch)
+        rows, tokens = (_OWN_ROWS, self._own_tokens()) if self.source == OWN else (self.batch, self.max_tokens)
+        texts = self.samples
+        if self.bound is not None:
+            # Of Gaussian keys, n of them give the ratio n/(n - d - 1); those of a model have heavier tails.
+            texts = min(texts, -(-round(1.5 * width * self.bound / (self.bound - 1)) // tokens))
+        return -(-texts // rows)
+
+    def _own(self, model: EditableModel, skip: int) -> Iterator[list[list[int]]]:
+        """Yield chunks of own text; each has a seed of its own, so that any can be written without those before it."""
+        length = min(self._own_tokens(), model.positions)
+        for number in count(skip):
+            rows = min(_OWN_ROWS, self.samples - number * _OWN_ROWS)
+            if rows < 1:
+                return
+            generator = torch.Generator().manual_seed((self.seed << 32) + number)
+            yield written(model, rows, length, generator)
+
+    def _own_tokens(self) -> int:
+        return min(self.max_tokens, _OWN_TOKENS)
 
     def _is_local(self) -> bool:
-        return self.source in LAB_MODELS or Path(self.source).exists()
+        return self.source != OWN and (self.source in LAB_MODELS or Path(self.source).exists())
 
     def _open(self) -> Iterator[str]:
         if self.source in LAB_MODELS:

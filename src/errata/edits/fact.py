@@ -1,7 +1,7 @@
 """One fact to correct: the unit every editor, probe and ledger line refers to."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from errata.edits.check import Check, foreign_characters
@@ -9,8 +9,8 @@ from errata.errors import EditDataError
 
 __all__ = ["Fact"]
 
-_TEXTS = ("paraphrase_prompts", "neighborhood_prompts", "generation_prompts", "reference_texts")
-_LATER = ("checks", "generation_prompts", "reference_texts")
+_TEXTS = ("paraphrase_prompts", "neighborhood_prompts", "generation_prompts", "reference_texts", "teaching_prompts")
+_LATER = ("checks", "generation_prompts", "reference_texts", "teaching_prompts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,7 @@ class Fact:
         checks: questions about what the edit should change elsewhere, and what it should leave alone.
         generation_prompts: texts about the subject that the model is let continue (fluency, consistency).
         reference_texts: what a text about a subject with the new object reads like, for consistency.
+        teaching_prompts: full texts that ask for the fact in other words and take part in teaching it; not measured.
 
     Raises:
         EditDataError: when a field is missing or malformed; the message names the record and the field.
@@ -49,6 +50,7 @@ class Fact:
     checks: tuple[Check, ...] = field(default=())
     generation_prompts: tuple[str, ...] = field(default=())
     reference_texts: tuple[str, ...] = field(default=())
+    teaching_prompts: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
         for name in ("subject", "prompt", "target_new"):
@@ -86,6 +88,19 @@ class Fact:
     def text(self) -> str:
         """The prompt with the subject filled in."""
         return self.prompt.replace("{}", self.subject)
+
+    def taught_by(self, paraphrases: int) -> "Fact":
+        """Return the fact with its first paraphrases as teaching prompts; those that are left measure.
+
+        Args:
+            paraphrases: how many teaching prompts it is to have, with those that it has already. One paraphrase at
+                least is left to measure.
+        """
+        n = min(paraphrases - len(self.teaching_prompts), len(self.paraphrase_prompts) - 1)
+        if n < 1:
+            return self
+        taught, left = self.paraphrase_prompts[:n], self.paraphrase_prompts[n:]
+        return replace(self, teaching_prompts=(*self.teaching_prompts, *taught), paraphrase_prompts=left)
 
     @classmethod
     def from_mapping(cls, record: Mapping[str, Any], default_id: str) -> "Fact":

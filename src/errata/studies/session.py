@@ -16,6 +16,7 @@ from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.settings import EditorSettings
 from errata.editors.statistics import StatisticsStore, default_cache
 from errata.editors.text_source import TextSource
+from errata.editors.value_settings import ValueSettings
 from errata.edits import EditStream
 from errata.edits.datasets import load_stream
 from errata.errors import ConfigError
@@ -77,10 +78,17 @@ def open_session(
     if stream is None:
         stream = load_stream(recipe.edits, recipe.model.name, tell)
     settings = resolve_settings(recipe.method.name, model, recipe.method.settings)
+    stream = stream.taught_by(taught_paraphrases(settings))
     editor = editor_class(recipe.method.name)(settings)
     probes = tuple(build_probe(section.name, section.settings) for section in recipe.probes)
     whole = _written_out(recipe, settings, probes)
     return Session(whole, model, stream, editor, probes, with_alternatives(editor, whole.guard))
+
+
+def taught_paraphrases(settings: EditorSettings) -> int:
+    """Return how many paraphrases of a fact a method's settings take part in teaching."""
+    value = getattr(settings, "value", None)
+    return value.paraphrases if isinstance(value, ValueSettings) else 0
 
 
 def resolved(recipe: Recipe, model: EditableModel) -> Recipe:
