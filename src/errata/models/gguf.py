@@ -1,7 +1,8 @@
 """GGUF files: quantised weights are read as plain numbers, so that the model can be edited and saved like any other."""
 
+import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def read_gguf(
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
         for option in source:  # saved with the tokenizer, they would be followed when it is loaded again
             tokenizer.init_kwargs.pop(option, None)
-        loaded, report = AutoModelForCausalLM.from_pretrained(
+        read: Any = AutoModelForCausalLM.from_pretrained(
             file.parent,
             config=config,
             dtype=dtype,
@@ -65,6 +66,7 @@ def read_gguf(
             output_loading_info=True,
             **source,
         )
+        loaded, report = read
         # It counts as quantised although its weights are plain, and cannot be saved: they are handed to a new one.
         plain = loaded.config
         if hasattr(plain, "quantization_config"):
@@ -78,10 +80,11 @@ def read_gguf(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep to itself what transformers has to say of every key of a GGUF file."""
+    """Keep to itself what transformers has to say of every key of a GGUF file, its bars among it."""
     before = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
         transformers.utils.logging.set_verbosity(before)
