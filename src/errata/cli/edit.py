@@ -83,7 +83,7 @@ def corrected(
 
     RunStore(out).check_free()  # before anything takes its time; `correct` asks again
     asked = recipe.model
-    model = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map)
+    model = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map, tell=progress.tell)
     chosen = readable(model, facts, skip_bad=skip_bad, tell=progress.tell, places=places)
     try:
         correct(chosen, recipe, out, model, progress)

@@ -14,7 +14,7 @@ from errata.errors import ConfigError, EditDataError, ModelError
 from errata.models.chat import ChatForm
 from errata.models.families import family_of
 from errata.models.plain import plain_model
-from errata.models.tokens import around, log_remark, remarks
+from errata.models.tokens import around, log_remark, remarks, without_embedding
 
 __all__ = ["EditableModel", "PromptForm", "Tokens"]
 
@@ -79,9 +79,11 @@ class EditableModel:
         """Lets a pass over token rows begin above its lowest blocks: set while `LowerStates` are lent."""
         self._verify()
         self._rows = int(self.parameter(self.family.embeddings).shape[0])
+        self.without_embedding = without_embedding(tokenizer, self._rows)
+        """The tokens that no text may hold, as the model has no embedding for them."""
         found = around(tokenizer)
         self._behind = found[1]
-        for remark in remarks(tokenizer, self.name, self._rows, found, self.family.begins):
+        for remark in remarks(tokenizer, self.name, self.without_embedding, found, self.family.begins):
             tell(remark)
         self.pad_id = int(next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if isinstance(i, int)), 0))
 

@@ -1,7 +1,7 @@
 """What a tokenizer puts around every text, and which of its tokens a model has no embedding for."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -32,14 +32,18 @@ def without_embedding(tokenizer: PreTrainedTokenizerBase, rows: int) -> list[str
 
 
 def remarks(
-    tokenizer: PreTrainedTokenizerBase, name: str, rows: int, around_text: tuple[list[int], list[int]], begins: bool
+    tokenizer: PreTrainedTokenizerBase,
+    name: str,
+    lacking: Sequence[str],
+    around_text: tuple[list[int], list[int]],
+    begins: bool,
 ) -> list[str]:
     """Return what is unusual about a tokenizer, one line each.
 
     Args:
         tokenizer: the tokenizer.
         name: the model's name.
-        rows: how many tokens the model has embeddings for.
+        lacking: from `without_embedding`.
         around_text: from `around`.
         begins: whether the model's family needs a beginning token.
 
@@ -61,10 +65,10 @@ def remarks(
     if behind:
         ends = " ".join(map(repr, map(str, tokenizer.convert_ids_to_tokens(behind))))
         found.append(f"{name}: its tokenizer ends every text with {ends}. Prompts are read without it.")
-    if lacking := without_embedding(tokenizer, rows):
+    if lacking:
         shown = ", ".join(lacking[:_SHOWN]) + (", ..." if len(lacking) > _SHOWN else "")
         found.append(
-            f"{name}: its tokenizer has {len(lacking)} tokens more than the model has embeddings ({rows}): {shown}. "
-            f"A text that holds one is refused."
+            f"{name}: its tokenizer has {len(lacking)} tokens for which the model has no embedding: {shown}. A text "
+            f"that holds one is refused."
         )
     return found
