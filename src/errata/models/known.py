@@ -15,6 +15,7 @@ class KnownModel:
 
     Args:
         name: its short name, and its directory below the models cache.
+        architecture: its `model_type`.
         hub: its name on the Hugging Face hub.
         licence: what it may be used under.
         parameters: how many it has.
@@ -23,6 +24,7 @@ class KnownModel:
     """
 
     name: str
+    architecture: str
     hub: str
     licence: str
     parameters: int
@@ -48,6 +50,7 @@ def models_cache() -> Path:
 _ALL = (
     KnownModel(
         name="smollm2-135m",
+        architecture="llama",
         hub="HuggingFaceTB/SmolLM2-135M-Instruct",
         licence="Apache-2.0",
         parameters=134_515_008,
@@ -56,6 +59,7 @@ _ALL = (
     ),
     KnownModel(
         name="gemma3-270m",
+        architecture="gemma3_text",
         hub="google/gemma-3-270m",
         licence="Gemma terms",
         parameters=268_098_176,

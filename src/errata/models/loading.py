@@ -156,7 +156,8 @@ def outline(name: str | Path, *, dtype: str = "float32") -> EditableModel:
     kind = _dtype(dtype)
     known = published_config(str(name))
     path = None if known and not Path(name).is_dir() and not cached(str(name)) else locate(str(name))
-    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel()))  # type: ignore[no-untyped-call]
+    nothing = Tokenizer(WordLevel({"?": 0}, unk_token="?"))
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=nothing)  # type: ignore[no-untyped-call]
     with foreign_errors(f"{name}: the model cannot be outlined"):
         if path is None:
             config: Any = AutoConfig.for_model(**known or {})
