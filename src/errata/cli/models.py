@@ -36,8 +36,8 @@ def models(
         typer.echo(json.dumps(records, indent=1))
     elif name is None:
         for record in records:
-            known = _known(record["name"]) if record["kind"] == "known" else {}
-            more = f", {known['size']}, {known['licence']}; {known['here']}" if known else ""
+            said = _known(record["name"]) if record["kind"] == "known" else {}
+            more = f", {said['size']}, {said['licence']}; {said['here']}" if said else ""
             typer.echo(f"{record['name']:<16}{record['kind']:<8}{record['family']}{more}")
     else:
         typer.echo("\n".join(_shown(records[0])))
