@@ -26,7 +26,9 @@ _SHOWN = 40  # facts; all stand in the run directory and in --json
 
 def edit(
     facts: Annotated[Path, typer.Argument(help="Facts: JSON Lines or CSV with subject, prompt, target_new.")],
-    model: Annotated[str, typer.Option(help="A lab or known model, a directory in Hugging Face layout, a GGUF file, or a hub name.")],
+    model: Annotated[
+        str, typer.Option(help="A model by name, a directory in Hugging Face layout, a GGUF file, or a hub name.")
+    ],
     out: Annotated[Path, typer.Option(help="The run directory to make.")],
     method: Annotated[str, typer.Option(help="The editing method; see `errata methods`.")] = "memit",
     guard: Annotated[
