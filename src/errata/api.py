@@ -5,12 +5,16 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
+from torch import nn
+
 from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore, default_cache
 from errata.edits import EditStream, Fact
 from errata.errors import ConfigError, EditDataError
 from errata.models import EditableModel
+from errata.models.plain import plain_model
 from errata.probes.generation import generate
+from errata.studies.embedded import check_stream
 from errata.studies.guarded import watch_over, with_alternatives, with_retry
 from errata.studies.recipe import GuardSection
 from errata.studies.session import taught_paraphrases
@@ -90,6 +94,7 @@ def edit(
     Raises:
         EditDataError: when a fact is malformed, or there is none.
         ConfigError: when method or settings do not exist, or `model` is not an `EditableModel`.
+        ModelError: when `model` carries an adapter, is wrapped or quantised.
 
     Example:
         >>> import errata
@@ -97,6 +102,8 @@ def edit(
         >>> errata.edit(model, [{"subject": s, "prompt": "{} lives in", "target_new": t}])   # doctest: +SKIP
     """
     if not isinstance(model, EditableModel):
+        if isinstance(model, nn.Module):
+            plain_model(model, type(model).__name__)  # says what is wrong with it, where it could not be one at all
         raise ConfigError(
             f"errata.edit needs a model from errata.load, or EditableModel(your_model, your_tokenizer); it was given "
             f"{type(model).__name__}."
@@ -107,6 +114,7 @@ def edit(
     chosen = [f if isinstance(f, Fact) else Fact.from_mapping(f, str(i)) for i, f in enumerate(given)]
     if len({f.id for f in chosen}) < len(chosen):
         chosen = [replace(f, id=str(i)) for i, f in enumerate(chosen)]
+    check_stream(model, chosen)
     chosen_settings = resolve_settings(method, model, settings)
     stream = EditStream(tuple(chosen), batch_size).taught_by(taught_paraphrases(chosen_settings))
     section = with_retry(GuardSection(enabled=guard is True), chosen_settings)

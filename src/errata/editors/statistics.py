@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from errata.editors.text_source import TextSource
 from errata.errors import StatisticsError
-from errata.files import write_aside
+from errata.files import cache_root, write_aside
 from errata.models import EditableModel
 from errata.models.hooks import capture
 
@@ -239,5 +238,4 @@ def _open(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def default_cache() -> Path:
     """Return the directory of the statistics cache: $ERRATA_CACHE, else ~/.cache/errata."""
-    root = os.environ.get("ERRATA_CACHE") or str(Path.home() / ".cache" / "errata")
-    return Path(root) / "statistics"
+    return cache_root() / "statistics"

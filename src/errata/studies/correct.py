@@ -14,6 +14,7 @@ from errata.edits.jsonl import read_own
 from errata.errors import ConfigError, EditDataError
 from errata.models import EditableModel
 from errata.probes.generation import generate
+from errata.studies.embedded import check_embedded
 from errata.studies.progress import Progress
 from errata.studies.recipe import Recipe, load_recipe
 from errata.studies.run import run
@@ -78,6 +79,7 @@ def readable(
             model.check_length([*ids, *model.encode_target(fact.target_new), *[0] * _MARGIN], "it")
             before, _, after = fact.prompt.partition("{}")
             model.subject_last(before, fact.subject, after)
+            check_embedded(model, fact)
         except EditDataError as e:
             place = (places or {}).get(fact.id, f"fact {fact.id!r}")
             found.append(f"{place} ({fact.subject[:40]}): {e}")

@@ -58,7 +58,7 @@ class ModelSection(_Section):
     """Which model is edited."""
 
     name: str
-    """A lab model, a directory in Hugging Face layout, or a hub name."""
+    """A model by name (`errata models`), a directory in Hugging Face layout, a GGUF file, or a hub name."""
     dtype: str = "float32"
     """Precision of the weights: float64, float32, float16 or bfloat16."""
     device: str = "cpu"

@@ -25,6 +25,7 @@ from errata.models.chat import ChatForm
 from errata.probes import probe_class
 from errata.probes.base import Probe
 from errata.probes.continuations import ContinuationSettings
+from errata.studies.embedded import check_stream
 from errata.studies.guarded import with_alternatives, with_retry
 from errata.studies.recipe import Recipe
 from errata.validation import explain
@@ -73,10 +74,11 @@ def open_session(
     """
     if model is None:
         asked = recipe.model
-        model = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map)
+        model = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map, tell=tell)
     model.chat = ChatForm(model.tokenizer, model.name) if recipe.edits.prompt_form == "chat" else None
     if stream is None:
         stream = load_stream(recipe.edits, recipe.model.name, tell)
+    check_stream(model, stream.facts)
     settings = resolve_settings(recipe.method.name, model, recipe.method.settings)
     stream = stream.taught_by(taught_paraphrases(settings))
     editor = editor_class(recipe.method.name)(settings)
