@@ -9,10 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-__all__ = ["REFUSALS", "append_lines", "folder_aside", "sync_folder", "write_aside"]
+__all__ = ["REFUSALS", "append_lines", "cache_folder", "folder_aside", "sync_folder", "write_aside"]
 
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 """By what number a disk says that it takes no more: the user's to mend, and no bug."""
+
+
+def cache_folder() -> Path:
+    """Return the directory of what can be computed anew: $ERRATA_CACHE, else ~/.cache/errata."""
+    return Path(os.environ.get("ERRATA_CACHE") or Path.home() / ".cache" / "errata")
 
 
 def write_aside(path: Path, content: bytes) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ from torch import Tensor
 
 from errata.editors.text_source import TextSource
 from errata.errors import StatisticsError
-from errata.files import write_aside
-from errata.models import EditableModel
+from errata.files import cache_folder, write_aside
+from errata.models import EditableModel, identity_of
 from errata.models.hooks import capture
 
-__all__ = ["SecondMoment", "StatisticsStore", "default_cache", "model_fingerprint"]
+__all__ = ["SecondMoment", "StatisticsStore", "default_cache"]
 
 _SAVE_EVERY = 50  # chunks; an interruption costs at most this many
 
@@ -43,21 +42,6 @@ class SecondMoment:
         if ridge:
             C.diagonal().add_(ridge * C.diagonal().mean())
         return C
-
-
-def model_fingerprint(model: EditableModel) -> str:
-    """Return a hash that differs when architecture or weights differ.
-
-    Hashes the names, shapes and 4,096 evenly strided entries of every parameter: an edit of a matrix changes nearly
-    all of its entries, and a 7B model takes a second instead of a minute.
-    """
-    digest = hashlib.sha256(str(model.model.config.model_type).encode())
-    for name, parameter in model.stored():
-        flat = parameter.reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 4096) | 1]
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(sample.float().cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 class StatisticsStore:
@@ -83,7 +67,7 @@ class StatisticsStore:
         Raises:
             StatisticsError: when the text gives no tokens or a cached file is damaged.
         """
-        key = {"model": model_fingerprint(model), "text": source.fingerprint(), "dtype": str(model.dtype)}
+        key = {"model": str(identity_of(model)), "text": source.fingerprint(), "dtype": str(model.dtype)}
         paths = {layer: model.mlp_out(layer) for layer in layers}
         files = {
             layer: None if self._cache is None else self._cache / f"{_digest({**key, 'module': path})}.safetensors"
@@ -119,7 +103,7 @@ class StatisticsStore:
             what: everything else that the number depends on, as JSON values.
             compute: measures it.
         """
-        key = {"model": model_fingerprint(model), "dtype": str(model.dtype), **what}
+        key = {"model": str(identity_of(model)), "dtype": str(model.dtype), **what}
         file = None if self._cache is None else self._cache / f"{_digest(key)}.json"
         if file is not None and file.exists():
             try:
@@ -207,6 +191,5 @@ def _open(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def default_cache() -> Path:
-    """Return the directory of the statistics cache: $ERRATA_CACHE, else ~/.cache/errata."""
-    root = os.environ.get("ERRATA_CACHE") or str(Path.home() / ".cache" / "errata")
-    return Path(root) / "statistics"
+    """Return the directory of the statistics cache."""
+    return cache_folder() / "statistics"

@@ -92,7 +92,7 @@ def load(
         torch.nn.Module.to(model, device=target)
     else:
         _check_spread(model.hf_device_map)
-    return EditableModel(model, tokenizer, str(name), settings)
+    return EditableModel(model, tokenizer, str(name), settings, Path(path))
 
 
 def _check_spread(parts: Mapping[str, object]) -> None:
