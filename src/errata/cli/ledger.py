@@ -92,11 +92,9 @@ def diff(
 def _lines(file: Path) -> list[str]:
     """Return a text file's lines that are not blank."""
     from errata.errors import ConfigError
+    from errata.files import read_text
 
-    try:
-        return [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"the prompts {file} cannot be read ({e}). Give a UTF-8 text file, a prompt a line.") from e
+    return [line for line in read_text(file, ConfigError, "--prompts").split("\n") if line.strip()]
 
 
 def reapply(

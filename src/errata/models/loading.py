@@ -14,6 +14,7 @@ from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from errata.errors import ConfigError, ModelError
+from errata.files import read_text
 from errata.lab.models import LAB_MODELS, asset_path
 from errata.models.editable import EditableModel
 from errata.models.families import family_of
@@ -217,8 +218,8 @@ def _recommended(file: Path) -> dict[str, dict[str, object]]:
     if not file.exists():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+        content = json.loads(read_text(file, ModelError))
+    except ValueError as e:
         raise ModelError(f"{file} is not valid JSON ({e}). Mend or remove it.") from e
     if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
         raise ModelError(f'{file} must hold settings for each method, such as {{"rome": {{"layer": 2}}}}.')
