@@ -1,5 +1,6 @@
 """Edit facts in a few lines of Python."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -9,7 +10,7 @@ from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore, default_cache
 from errata.edits import EditStream, Fact
 from errata.errors import ConfigError, EditDataError
-from errata.models import EditableModel
+from errata.models import EditableModel, check_answers
 from errata.probes.generation import generate
 from errata.studies.guarded import watch_over, with_alternatives, with_retry
 from errata.studies.recipe import GuardSection
@@ -88,6 +89,7 @@ def edit(
 
     Raises:
         EditDataError: when a fact is malformed, or there is none.
+        ModelError: when the model answers NaN before any edit.
         ConfigError: when method or settings do not exist, or `model` is not an `EditableModel`.
 
     Example:
@@ -100,6 +102,7 @@ def edit(
             f"errata.edit needs a model from errata.load, or EditableModel(your_model, your_tokenizer); it was given "
             f"{type(model).__name__}."
         )
+    check_answers(model)
     given = [facts] if isinstance(facts, Fact | Mapping) else list(facts)
     if not given:
         raise EditDataError("errata.edit was given no facts; give a Fact, or a list of at least one.")
@@ -110,7 +113,7 @@ def edit(
     chosen_settings = resolve_settings(method, model, settings)
     section = with_retry(GuardSection(enabled=guard is True), chosen_settings)
     editor = with_alternatives(editor_class(method)(chosen_settings), section)
-    editor.prepare(model, StatisticsStore(default_cache()), Random(seed))
+    editor.prepare(model, StatisticsStore(default_cache(), tell=warnings.warn), Random(seed))
     prompts = [f.text for f in chosen]
     before = generate(model, prompts, _TOKENS)
     size = guard if isinstance(guard, Guard) else Guard(policy="rollback" if guard else "continue")

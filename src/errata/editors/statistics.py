@@ -21,6 +21,9 @@ from errata.models.hooks import capture
 
 __all__ = ["SecondMoment", "StatisticsStore", "default_cache"]
 
+_A_DIMENSION = 10  # tokens: what C is estimated from at the least
+_LOOKED_AT = 256  # dimensions
+_UNSEEN = 1e-2  # a smaller eigenvalue of the correlations is a direction without keys; varied text leaves none
 _SAVE_EVERY = 50  # chunks; an interruption costs at most this many
 
 
@@ -37,11 +40,40 @@ class SecondMoment:
     tokens: int
 
     def ridged(self, ridge: float) -> Float[Tensor, "in in"]:
-        """Return C + ridge · mean(diag C) · I in float64."""
+        """Return C + ridge · mean(diag C) · I in float64.
+
+        Raises:
+            StatisticsError: when C cannot be inverted: fewer tokens than rows, and no ridge.
+        """
+        if not ridge and self.tokens < len(self.matrix):
+            raise StatisticsError(f"{self.shortage()} Or set method.ridge above 0 (1e-3, say).")
         C = self.matrix.to(torch.float64, copy=True)
         if ridge:
             C.diagonal().add_(ridge * C.diagonal().mean())
         return C
+
+    def shortage(self) -> str:
+        """Say what is wrong with the text behind C, and what is needed: too few tokens, or too few different keys."""
+        d = len(self.matrix)
+        advice = (
+            f"At least {_A_DIMENSION * d:,} tokens of varied text are needed: -o method.statistics.source=FILE.txt."
+        )
+        if self.tokens < d:
+            return f"C has {d:,} dimensions, but its text gave {self.tokens:,} tokens, too few to invert it. {advice}"
+        # Equal text has equal keys, however much there is of it. A part of C shows it as well as the whole.
+        chosen = torch.arange(min(d, _LOOKED_AT)) * d // min(d, _LOOKED_AT)
+        part = self.matrix[chosen][:, chosen].double().cpu()
+        if not bool(torch.isfinite(part).all()):
+            return ""  # its solve will say so
+        alive = part.diagonal() > 0
+        part, size = part[alive][:, alive], part.diagonal()[alive].sqrt()
+        seen = int((torch.linalg.eigvalsh(part / (size[:, None] * size)) > _UNSEEN).sum())
+        if 2 * seen >= len(chosen):
+            return ""
+        return (
+            f"C has {d:,} dimensions, but its {self.tokens:,} tokens give keys in only about "
+            f"{seen * d // len(chosen):,} of them: the text repeats itself. {advice}"
+        )
 
 
 class StatisticsStore:
@@ -50,10 +82,17 @@ class StatisticsStore:
     Args:
         cache: directory of the cache; None keeps nothing on disk.
         progress: called with (done, total) text chunks while computing.
+        tell: receives a warning where the text behind C does not suffice.
     """
 
-    def __init__(self, cache: Path | None = None, progress: Callable[[int, int], None] | None = None) -> None:
+    def __init__(
+        self,
+        cache: Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        tell: Callable[[str], None] = lambda message: None,
+    ) -> None:
         self._cache = cache
+        self._tell = tell
         self._progress = progress or (lambda done, total: None)
 
     def second_moments(self, model: EditableModel, layers: Sequence[int], source: TextSource) -> list[SecondMoment]:
@@ -93,6 +132,8 @@ class StatisticsStore:
                     )
             if partial is not None:
                 partial.unlink(missing_ok=True)
+        if layers and (short := found[layers[0]].shortage()):  # one text, one shortage
+            self._tell(f"warning: {short}")
         return [found[layer] for layer in layers]
 
     def number(self, model: EditableModel, what: Mapping[str, Any], compute: Callable[[], float]) -> float:

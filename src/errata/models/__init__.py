@@ -1,5 +1,6 @@
 """Models of any declared family, loaded and addressed in one way."""
 
+from errata.models.answering import check_answers
 from errata.models.editable import EditableModel
 from errata.models.families import FAMILIES, family_of
 from errata.models.family import ModelFamily
@@ -11,6 +12,7 @@ __all__ = [
     "EditableModel",
     "Identity",
     "ModelFamily",
+    "check_answers",
     "deviation",
     "family_of",
     "identity_of",

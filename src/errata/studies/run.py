@@ -140,7 +140,7 @@ class _Loop:
 
     def _go(self, journal: DiskJournal, checkpoint: Checkpoint | None) -> None:
         session = self.session
-        prepare(session, self.progress.statistics)
+        prepare(session, self.progress.statistics, tell=self.progress.tell)
         recipe, guard = session.recipe, guard_of(session.recipe)
         self.watch = watch_over(session.model, recipe.guard, session.stream, recipe.run.seed, self.progress.tell)
         # Without a checkpoint everything is applied and measured again from the unedited model on.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from errata.editors.registry import editor_class, editors, merge
 from errata.edits import EditStream, Fact
 from errata.errors import ConfigError, EditDataError, NumericalError, ResumeError, RunError
-from errata.models import EditableModel, deviation, identity_of
+from errata.models import EditableModel, check_answers, deviation, identity_of
 from errata.training.base import Trainable, TrainingSettings
 from errata.training.checkpoint import NETWORK, Checkpoint, read_tensors, write_tensors
 from errata.training.examples import draw_examples
@@ -119,6 +119,7 @@ class _Loop:
         settings: TrainingSettings,
         seed: int,
     ) -> None:
+        check_answers(model)
         self.cls, self.model, self.out, self.settings, self.seed = cls, model, out, settings, seed
         mixed = Random(f"{seed}-facts").sample(list(facts), len(facts))
         self.held, self.facts = mixed[: settings.validation], mixed[settings.validation :]
