@@ -3,15 +3,18 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import exp
 from random import Random
 from typing import Any
 
+from errata.analysis.advice import why_not
 from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore, default_cache
 from errata.edits import EditStream, Fact
 from errata.errors import ConfigError, EditDataError
 from errata.models import EditableModel, check_answers
 from errata.probes.generation import generate
+from errata.probes.scoring import score
 from errata.studies.guarded import watch_over, with_alternatives, with_retry
 from errata.studies.recipe import GuardSection
 from errata.trajectory import Entry, Guard, Trajectory
@@ -31,6 +34,9 @@ class EditResult:
         facts: the facts, in the same order.
         before: how the unedited model continued each prompt.
         after: how the edited model continues it.
+        took: whether every token of the object is the most probable one after the last edit; None where the edit is not
+            in the weights.
+        causes: why an applied edit did not take, as far as its diagnostics tell; empty elsewhere.
     """
 
     trajectory: Trajectory
@@ -38,14 +44,20 @@ class EditResult:
     facts: tuple[Fact, ...]
     before: tuple[str, ...]
     after: tuple[str, ...]
+    took: tuple[bool | None, ...]
+    causes: tuple[str, ...]
 
     def __str__(self) -> str:
         lines = []
-        for fact, entry, before, after in zip(self.facts, self.entries, self.before, self.after, strict=True):
+        columns = (self.facts, self.entries, self.before, self.after, self.took, self.causes)
+        for fact, entry, before, after, took, cause in zip(*columns, strict=True):
             reason = f": {entry.verdict}" if entry.verdict else ""
-            lines.append(f"{fact.text} …   [{entry.status}{reason}]")
+            state = {True: ", took", False: ", did not take", None: ""}[took]
+            lines.append(f"{fact.text} … {fact.target_new}   [{entry.status}{state}{reason}]")
             lines.append(f"  before: {before.strip()}")
             lines.append(f"  after:  {after.strip()}")
+            if cause:
+                lines.append(f"  likely: {cause}")
         return "\n".join(lines)
 
     def undo(self, *, last: int | None = None, id: str | None = None) -> list[str]:
@@ -122,4 +134,18 @@ def edit(
     for _, batch in stream.batches():
         entries += trajectory.advance(batch)
     after = generate(model, prompts, _TOKENS)
-    return EditResult(trajectory, tuple(entries), tuple(chosen), tuple(before), tuple(after))
+    took, causes = _verdicts(model, chosen, entries, chosen_settings.model_dump())
+    return EditResult(trajectory, tuple(entries), tuple(chosen), tuple(before), tuple(after), took, causes)
+
+
+def _verdicts(
+    model: EditableModel, facts: Sequence[Fact], entries: Sequence[Entry], method: Mapping[str, Any]
+) -> tuple[tuple[bool | None, ...], tuple[str, ...]]:
+    """Ask the edited model for every fact in the weights, and say why those that did not take did not."""
+    scores = score(model, [(fact.text, fact.target_new) for fact in facts])
+    took = tuple(found.exact == 1.0 if entry.applied else None for found, entry in zip(scores, entries, strict=True))
+    causes = tuple(
+        why_not(entry.diagnostics, method, exp(found.logp)) if taken is False else ""
+        for found, entry, taken in zip(scores, entries, took, strict=True)
+    )
+    return took, causes

@@ -56,7 +56,7 @@ def test_another_encoding_is_named_with_file_and_line(read, error: type[ErrataEr
     with pytest.raises(error, match=r"text\.jsonl, line 2: the byte 0xE9 is not UTF-8.*iconv -f latin1"):
         read(file)
     if read.__code__.co_names[0] not in ("list",):
-        with pytest.raises(error, match="is a directory|cannot be read"):
+        with pytest.raises(error, match=r"is a directory|cannot be read"):
             read(tmp_path)
 
 

@@ -1,5 +1,6 @@
 """Who edited what and when: a run directory's journal with its facts and its ledger."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,10 @@ from typing import Any
 
 from errata.analysis.frames import RunFrames, journal_entries, read_lines
 
-__all__ = ["LedgerLine", "ledger"]
+__all__ = ["HOLDING", "LedgerLine", "ledger"]
+
+HOLDING = "holding.json"
+"""Which facts still hold, measured after edits were taken back; removed by the next undo."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class LedgerLine:
         norms: ‖ΔW‖_F for each module path.
         setting, scale: which of the method's settings proposed it, and by what the guard multiplied it.
         signals: what the guard saw.
+        holds, says: whether the model answers with the fact since edits were taken back, and how it answers; None and
+            empty where that was not asked.
     """
 
     edit: int
@@ -45,12 +51,16 @@ class LedgerLine:
     setting: int
     scale: float
     signals: Mapping[str, float]
+    holds: bool | None = None
+    says: str = ""
 
 
 def ledger(run: RunFrames) -> list[LedgerLine]:
     """Return a line an edit, in their order."""
     made, undone = _stamps(run.path / "ledger.jsonl")
     facts = {str(fact["id"]): fact for fact in run.facts}
+    file = run.path / HOLDING
+    answers = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     lines = []
     for entry in journal_entries(run.path / "journal.jsonl"):
         fact, step = facts[entry["id"]], entry["step"]
@@ -74,6 +84,7 @@ def ledger(run: RunFrames) -> list[LedgerLine]:
                 setting=entry.get("setting", 0),
                 scale=entry.get("scale", 1.0),
                 signals=entry.get("signals", {}),
+                **answers.get(entry["id"], {}),
             )
         )
     return lines

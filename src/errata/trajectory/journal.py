@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any, Protocol
+from weakref import finalize
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -91,7 +93,7 @@ class Journal:
         """How many times edits were taken back."""
         self._updates: dict[int, Update] = {}
         self._room = held
-        self._spilled: TemporaryDirectory[str] | None = None
+        self._spilled: Path | None = None
 
     @property
     def step(self) -> int:
@@ -158,7 +160,6 @@ class Journal:
         self.entries = [replace(e, status="undone") if e.step in gone and e.applied else e for e in self.entries]
 
     def _store(self, step: int, update: Update) -> None:
-        # What an editor saw, beside what it changes, is for whoever reads the update at once.
         tensors = update.tensors()
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         if size <= self._room:
@@ -176,8 +177,9 @@ class Journal:
     def _spill(self, step: int) -> Path:
         """Return the file of an update for which memory has no room."""
         if self._spilled is None:
-            self._spilled = TemporaryDirectory(prefix="errata-updates-")  # removed when the journal is no more
-        return Path(self._spilled.name) / f"step-{step:06d}.safetensors"
+            self._spilled = Path(mkdtemp(prefix="errata-updates-"))
+            finalize(self, rmtree, self._spilled, ignore_errors=True)  # it goes when the journal does
+        return self._spilled / f"step-{step:06d}.safetensors"
 
     def _append(self, lines: Sequence[Mapping[str, object]]) -> None:
         """Nothing to do in memory."""
