@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from errata.analysis.frames import RunFrames, journal_entries, read_lines
+from errata.errors import RunError
 
 __all__ = ["HOLDING", "LedgerLine", "ledger"]
 
@@ -59,8 +60,7 @@ def ledger(run: RunFrames) -> list[LedgerLine]:
     """Return a line an edit, in their order."""
     made, undone = _stamps(run.path / "ledger.jsonl")
     facts = {str(fact["id"]): fact for fact in run.facts}
-    file = run.path / HOLDING
-    answers = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    answers = _holding(run.path / HOLDING)
     lines = []
     for entry in journal_entries(run.path / "journal.jsonl"):
         fact, step = facts[entry["id"]], entry["step"]
@@ -88,6 +88,18 @@ def ledger(run: RunFrames) -> list[LedgerLine]:
             )
         )
     return lines
+
+
+def _holding(file: Path) -> dict[str, dict[str, Any]]:
+    """Return what was measured after edits were taken back, by fact."""
+    if not file.exists():
+        return {}
+    try:
+        return {
+            key: {"holds": bool(v["holds"]), "says": str(v["says"])} for key, v in json.loads(file.read_text()).items()
+        }
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as e:
+        raise RunError(f"{file} is damaged ({e}). Remove it; the next undo measures anew.") from e
 
 
 def _stamps(file: Path) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, Any]]]:
