@@ -9,9 +9,10 @@ import torch
 from errata.editors import statistics
 from errata.editors.contexts import ContextSettings, sample_contexts
 from errata.editors.registry import editor_class, resolve_settings
-from errata.editors.statistics import StatisticsStore, model_fingerprint
+from errata.editors.statistics import StatisticsStore
 from errata.editors.text_source import TextSource
 from errata.errors import StatisticsError
+from errata.models import identity_of
 from errata.models.hooks import capture
 from tiny import FAMILIES, tiny_model, tiny_text, tiny_text_file
 
@@ -102,13 +103,13 @@ def test_the_key_changes_with_model_text_and_amount_but_not_with_the_batch(tmp_p
     assert len(list(cache.iterdir())) == 6
 
 
-def test_the_fingerprint_sees_an_edit_and_not_a_copy() -> None:
+def test_the_identity_sees_an_edit_and_not_a_copy() -> None:
     model, copy = tiny_model("gptj"), tiny_model("gptj")
-    before = model_fingerprint(model)
-    assert model_fingerprint(copy) == before
+    before = identity_of(model)
+    assert identity_of(copy) == before
     path = copy.mlp_out(2)
     copy.write(path, copy.weight(path) + 1e-3)
-    assert model_fingerprint(copy) != before
+    assert identity_of(copy) != before
 
 
 def test_damaged_and_empty_sources_are_named(tmp_path: Path) -> None:

@@ -140,6 +140,8 @@ def text(found: "Correction", out: Path) -> str:
         ]
         if not found.undone and not fact.superseded_by:
             lines.append(f"  after   {shown(fact.after)}   (P {fact.p_after:.3f})")
+            if fact.took is False and fact.cause:
+                lines.append(f"  likely  {shown(fact.cause)}")
     if len(found.facts) > _SHOWN:
         lines.append(f"... and {len(found.facts) - _SHOWN} more: errata log {out}")
     if found.undone:

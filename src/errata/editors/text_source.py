@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic import Field
 
 from errata.editors.settings import EditorSettings
 from errata.errors import StatisticsError
+from errata.files import decoded
 from errata.lab.models import LAB_MODELS, load_world
 from errata.models import EditableModel
 from errata.models.writing import written
@@ -22,6 +24,10 @@ OWN = "self"
 
 _OWN_ROWS = 64  # written together: a processor is then busy with products, not with reading weights
 _OWN_TOKENS = 128  # a text; subjects of facts stand near the beginning of a text
+
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_FILE_ENDINGS = (".txt", ".text", ".jsonl", ".json", ".csv", ".tsv", ".md", ".gz", ".zip", ".parquet", ".tokens")
+_HUB_TIMEOUT_S = 3.0
 
 
 class TextSource(EditorSettings):
@@ -116,25 +122,66 @@ class TextSource(EditorSettings):
     def _own_tokens(self) -> int:
         return min(self.max_tokens, _OWN_TOKENS)
 
+    def check(self) -> str:
+        """Say where the text will come from, without reading it.
+
+        Raises:
+            StatisticsError: when the source is a file that does not exist, or a directory.
+        """
+        if self.source == OWN:
+            return "text that the model writes itself"
+        if self.source in LAB_MODELS:
+            return f"the text of {self.source}'s world"
+        path = Path(self.source)
+        if path.is_dir():
+            raise StatisticsError(
+                f"method.statistics.source is {self.source}, which is a directory; a .txt or .jsonl file, or a hub "
+                f"data set, is needed."
+            )
+        if path.exists():
+            return f"the file {self.source}"
+        if not _may_be_hub_name(self.source):
+            raise StatisticsError(f"the text file {self.source} does not exist; statistics need a .txt or .jsonl file.")
+        if _in_cache(self.source):
+            return f"the data set {self.source}, of which a copy is in the local cache"
+        return f"the data set {self.source}, which must be fetched from the hub: no copy is in the local cache"
+
     def _is_local(self) -> bool:
         return self.source != OWN and (self.source in LAB_MODELS or Path(self.source).exists())
 
     def _open(self) -> Iterator[str]:
+        self.check()
         if self.source in LAB_MODELS:
             return iter(load_world(self.source).statistics_text())
         path = Path(self.source)
-        if path.is_file():
-            return _lines(path)
-        if path.suffix or path.is_absolute():
-            raise StatisticsError(f"the text file {self.source} does not exist; statistics need a .txt or .jsonl file.")
-        return _hub(self.source)
+        return _lines(path) if path.exists() else _hub(self.source)
+
+
+def _may_be_hub_name(source: str) -> bool:
+    """Tell "owner/name:20231101.en", whose dot is no file's ending, from a file that is not there."""
+    name, _, _ = source.partition(":")
+    if not _HUB_NAME.fullmatch(name) or name.startswith("."):
+        return False
+    return "." not in name if "/" not in name else not name.lower().endswith(_FILE_ENDINGS)
+
+
+def _in_cache(source: str) -> bool:
+    """Say whether a hub data set was fetched before, by `datasets` or as files."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    name, _, _ = source.partition(":")
+    prepared = Path(config.HF_DATASETS_CACHE) / name.replace("/", "___")
+    fetched = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
+    return prepared.is_dir() or fetched.is_dir()
 
 
 def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as f:
-        for number, line in enumerate(f, 1):
+    with path.open("rb") as f:
+        for number, content in enumerate(f, 1):
+            line = decoded(content, path, StatisticsError, number, "method.statistics.source")
             if path.suffix != ".jsonl":
-                yield line.rstrip("\n")
+                yield line.rstrip("\r\n")
                 continue
             try:
                 yield str(json.loads(line)["text"])
@@ -146,10 +193,14 @@ def _lines(path: Path) -> Iterator[str]:
 
 def _hub(name: str) -> Iterator[str]:
     from datasets import load_dataset
+    from huggingface_hub import HfApi, constants
 
     dataset, _, config = name.partition(":")
+    offline = constants.HF_HUB_OFFLINE
     try:
-        stream = load_dataset(dataset, config or None, split="train", streaming=True)
+        if not offline:  # asked once and briefly: `datasets` alone retries for minutes when there is no network
+            HfApi().dataset_info(dataset, timeout=_HUB_TIMEOUT_S)
+        stream = load_dataset(dataset, config or None, split="train", streaming=not offline)
         for record in stream:
             yield str(record["text"])
     except Exception as e:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -47,6 +48,7 @@ class EditableModel:
         name: what to call it in records.
         settings: recommended settings per method, where the model's directory carries `editing.json`.
         tell: receives remarks on the tokenizer, one line each; by default they are logged as warnings of "errata".
+        origin: the directory whose files the weights were loaded from; None where they come from nowhere else.
 
     Raises:
         UnsupportedModelError: when no family is declared for the architecture.
@@ -61,12 +63,14 @@ class EditableModel:
         name: str = "",
         settings: dict[str, dict[str, object]] | None = None,
         tell: Callable[[str], None] = log_remark,
+        origin: Path | None = None,
     ) -> None:
         self.name = name or str(getattr(getattr(model, "config", None), "_name_or_path", "")) or "model"
         self.model: PreTrainedModel = plain_model(model, self.name).train(False).requires_grad_(False)
         self.tokenizer = tokenizer
         self.family = family_of(str(self.model.config.model_type))
         self.settings = settings or {}
+        self.origin = origin
         self.preface: Callable[[str], str] | None = None
         """What stands before a text when it is read: set by editing methods that work in the prompt."""
         self.chat: ChatForm | None = None
@@ -209,9 +213,14 @@ class EditableModel:
             )
         return self.oriented(_gathered(parameter.data))
 
-    def stored(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield every parameter with its name, whole; one that is offloaded is fetched for the moment."""
-        for name, parameter in self.model.named_parameters():
+    def stored(self, *, buffers: bool = True) -> Iterator[tuple[str, Tensor]]:
+        """Yield every parameter, and every buffer that belongs to the weights, with its name, whole.
+
+        One that is offloaded is fetched for the moment.
+        """
+        saved = self.model.state_dict().keys() if buffers else ()
+        kept = [(name, buffer) for name, buffer in self.model.named_buffers() if name in saved]
+        for name, parameter in [*self.model.named_parameters(), *kept]:
             if parameter.is_meta and hasattr(self.model, "hf_device_map"):
                 from accelerate.utils import align_module_device  # type: ignore[import-untyped]
 

@@ -13,6 +13,7 @@ from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
 from errata.errors import ConfigError, ModelError
+from errata.files import read_text
 from errata.models.editable import EditableModel
 from errata.models.families import family_of
 from errata.models.gguf import gguf_config, is_gguf, read_gguf
@@ -79,7 +80,8 @@ def load(
         torch.nn.Module.to(model, device=target)
     else:
         _check_spread(model.hf_device_map)
-    return EditableModel(model, tokenizer, str(name), _recommended(path), tell)
+    origin = None if is_gguf(path) else path
+    return EditableModel(model, tokenizer, str(name), _recommended(path), tell, origin)
 
 
 def _from_directory(
@@ -196,8 +198,8 @@ def _recommended(path: Path) -> dict[str, dict[str, object]]:
     if not file.exists():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+        content = json.loads(read_text(file, ModelError))
+    except ValueError as e:
         raise ModelError(f"{file} is not valid JSON ({e}). Mend or remove it.") from e
     if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
         raise ModelError(f'{file} must hold settings for each method, such as {{"rome": {{"layer": 2}}}}.')

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from importlib.resources import files
+from pathlib import Path
 from random import Random
 from statistics import fmean
 
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from errata.edits import Fact
 from errata.errors import ConfigError
+from errata.files import read_text
 from errata.lab.models import LAB_MODELS, load_world
 from errata.models import EditableModel
-from errata.probes.records import open_source
 from errata.probes.scoring import logits_at, score, token_budget
 
 __all__ = ["LineCanary", "canary_lines", "names"]
@@ -150,7 +151,7 @@ def canary_lines(
     if source == "auto":
         text = (files("errata.probes") / "canary.txt").read_text(encoding="utf-8")
     else:
-        text = open_source(source, "canary")
+        text = read_text(Path(source), ConfigError, "guard.source")
     every = [line for line in dict.fromkeys(text.split("\n")) if line.strip()]
     lines = [line for line in every if not names(line, subjects)]
     with model.bare():

@@ -12,7 +12,7 @@ from errata.edits.check import foreign_characters
 from errata.edits.dataset import DataReport
 from errata.edits.jsonl import read_own
 from errata.errors import ConfigError, EditDataError
-from errata.models import EditableModel
+from errata.models import EditableModel, check_answers
 from errata.probes.generation import generate
 from errata.studies.embedded import check_embedded
 from errata.studies.progress import Progress
@@ -218,6 +218,7 @@ def correct(
         The run directory; `errata.studies.edited.open_edited` gives its model.
     """
     progress = progress or Progress()
+    check_answers(model)  # before anything is sampled from it
     for remark in remarks(facts):
         progress.tell(remark)
     stream = EditStream(tuple(filled_in(model, facts, recipe.run.seed)), recipe.edits.batch_size)

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from errata.errors import ConfigError
+from errata.files import read_text
 from errata.validation import explain
 
 __all__ = [
@@ -199,11 +200,11 @@ def load_recipe(source: Path | Mapping[str, Any], overrides: Sequence[str] = ())
         name = "recipe"
     else:
         name = str(source)
+        if not source.exists():
+            raise ConfigError(f"there is no recipe {source}; recipes/ holds examples.")
         try:
-            content = yaml.safe_load(source.read_text(encoding="utf-8"))
-        except FileNotFoundError as e:
-            raise ConfigError(f"there is no recipe {source}; recipes/ holds examples.") from e
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+            content = yaml.safe_load(read_text(source, ConfigError))
+        except yaml.YAMLError as e:
             raise ConfigError(f"{source} cannot be read as YAML: {e}") from e
     if not isinstance(content, dict):
         raise ConfigError(

@@ -20,7 +20,7 @@ from errata.editors.value_settings import ValueSettings
 from errata.edits import EditStream
 from errata.edits.datasets import load_stream
 from errata.errors import ConfigError
-from errata.models import EditableModel, load
+from errata.models import EditableModel, check_answers, load
 from errata.models.chat import ChatForm
 from errata.probes import probe_class
 from errata.probes.base import Probe
@@ -71,10 +71,14 @@ def open_session(
         tell: receives remarks on the data, one line each.
         model: used instead of loading the recipe's: its outline, where no weight is needed.
         stream: used instead of reading the recipe's data set: the facts that a run directory holds.
+
+    Raises:
+        ModelError: when the unedited model answers NaN.
     """
     if model is None:
         asked = recipe.model
         model = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map, tell=tell)
+    check_answers(model)
     model.chat = ChatForm(model.tokenizer, model.name) if recipe.edits.prompt_form == "chat" else None
     if stream is None:
         stream = load_stream(recipe.edits, recipe.model.name, tell)
@@ -143,17 +147,25 @@ def sources(session: Session) -> dict[str, str]:
     return found
 
 
-def prepare(session: Session, progress: Callable[[int, int], None] | None = None, cache: Path | None = None) -> None:
+def prepare(
+    session: Session,
+    progress: Callable[[int, int], None] | None = None,
+    cache: Path | None = None,
+    tell: Callable[[str], None] = lambda message: None,
+) -> None:
     """Compute what editor and probes need of the unedited model."""
-    prepare_editor(session, progress, cache)
+    prepare_editor(session, progress, cache, tell)
     prepare_probes(session)
 
 
 def prepare_editor(
-    session: Session, progress: Callable[[int, int], None] | None = None, cache: Path | None = None
+    session: Session,
+    progress: Callable[[int, int], None] | None = None,
+    cache: Path | None = None,
+    tell: Callable[[str], None] = lambda message: None,
 ) -> None:
-    """Compute what the editor needs of the unedited model."""
-    store = StatisticsStore(cache or default_cache(), progress)
+    """Compute what the editor needs of the unedited model; what falls short is told."""
+    store = StatisticsStore(cache or default_cache(), progress, tell)
     session.proposer.prepare(session.model, store, Random(session.recipe.run.seed))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from errata.edits import Fact
 from errata.errors import AnalysisError, ConfigError
-from errata.models import EditableModel
+from errata.models import EditableModel, check_answers
 from errata.models.hooks import add_to_outputs, capture
 
 __all__ = ["CLASSES", "SITES", "Trace", "known_facts", "trace"]
@@ -66,6 +66,7 @@ def known_facts(model: EditableModel, facts: Sequence[Fact], n: int) -> list[Fac
     Raises:
         AnalysisError: when there is none: what a model does not know cannot be traced in it.
     """
+    check_answers(model)
     found: list[Fact] = []
     for fact in (f for f in facts if f.target_true):
         if len(found) == n:
@@ -116,6 +117,7 @@ def trace(
             f"samples, window and batch must be at least 1 and noise at least 0; "
             f"found {samples=}, {window=}, {batch=}, {noise=}."
         )
+    check_answers(model)
     parts = [fact.prompt.split("{}") for fact in facts]
     placed = [model.subject_span(p[0], f.subject, p[1]) for p, f in zip(parts, facts, strict=True)]
     subject_ids = torch.tensor([ids[i] for ids, span in placed for i in span], device=model.device)
