@@ -140,7 +140,7 @@ class _Loop:
 
     def _go(self, journal: DiskJournal, checkpoint: Checkpoint | None) -> None:
         session = self.session
-        prepare(session, self.progress.statistics, tell=self.progress.tell)
+        prepare(session, self.progress.doing, tell=self.progress.tell)
         recipe, guard = session.recipe, guard_of(session.recipe)
         self.watch = watch_over(session.model, recipe.guard, session.stream, recipe.run.seed, self.progress.tell)
         # Without a checkpoint everything is applied and measured again from the unedited model on.
@@ -198,7 +198,10 @@ class _Loop:
     def _probe(self, step: int, batch: Sequence[Fact], *, final: bool, before: int = 0) -> list[Row]:
         found = []
         due = [probe for probe in self.session.probes if final or is_due(probe, step, before)]
-        for probe, rows in measured(self.session, self.trajectory, self.lower, due, batch, self.edited, final=final):
+        asked = measured(
+            self.session, self.trajectory, self.lower, due, batch, self.edited, final=final, doing=self.progress.doing
+        )
+        for probe, rows in asked:
             self.rows[probe.name].extend(rows)
             found += rows
         return found

@@ -90,7 +90,7 @@ def screen(recipe: Recipe, out: Path, progress: Progress | None = None) -> Path:
 
 def _screen(session: Session, store: ScreenStore, left: Sequence[int], progress: Progress) -> None:
     # The probes are made ready for each fact anew: what is unrelated depends on what is edited.
-    prepare(replace(session, probes=()), progress.statistics, tell=progress.tell)
+    prepare(replace(session, probes=()), progress.doing, tell=progress.tell)
     total = len(session.stream)
     progress.begin(total + 1 - len(left), total)
     with closing(kept_states(session.model, store.path)) as lower:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -147,33 +148,38 @@ def sources(session: Session) -> dict[str, str]:
     return found
 
 
+_Doing = Callable[[str, int, int], None]
+
+
 def prepare(
     session: Session,
-    progress: Callable[[int, int], None] | None = None,
+    doing: _Doing = lambda what, done, total: None,
     cache: Path | None = None,
     tell: Callable[[str], None] = lambda message: None,
 ) -> None:
-    """Compute what editor and probes need of the unedited model."""
-    prepare_editor(session, progress, cache, tell)
-    prepare_probes(session)
+    """Compute what editor and probes need of the unedited model; `doing` hears how far that is."""
+    prepare_editor(session, doing, cache, tell)
+    prepare_probes(session, doing)
 
 
 def prepare_editor(
     session: Session,
-    progress: Callable[[int, int], None] | None = None,
+    doing: _Doing = lambda what, done, total: None,
     cache: Path | None = None,
     tell: Callable[[str], None] = lambda message: None,
 ) -> None:
     """Compute what the editor needs of the unedited model; what falls short is told."""
-    store = StatisticsStore(cache or default_cache(), progress, tell)
+    store = StatisticsStore(cache or default_cache(), partial(doing, "covariance statistics"), tell)
     session.proposer.prepare(session.model, store, Random(session.recipe.run.seed))
 
 
-def prepare_probes(session: Session) -> None:
+def prepare_probes(session: Session, doing: _Doing = lambda what, done, total: None) -> None:
     """Compute what probes need of the unedited model."""
-    for probe in session.probes:
+    for number, probe in enumerate(session.probes):
+        doing("preparing probes", number, len(session.probes))
         with reading(session, probe):
             probe.prepare(session.model, session.stream.facts)
+    doing("preparing probes", len(session.probes), len(session.probes))
 
 
 def reading(session: Session, probe: Probe) -> AbstractContextManager[None]:
