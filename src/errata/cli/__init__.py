@@ -26,6 +26,7 @@ from errata.cli import (
     sweep,
     trace,
     train,
+    tune,
 )
 from errata.errors import ErrataError
 from errata.files import REFUSALS
@@ -61,6 +62,7 @@ app.command("app")(serve.serve)
 app.command("screen")(screen.screen)
 app.command("trace")(trace.trace)
 app.command("train")(train.train)
+app.command("tune")(tune.tune)
 app.command("phases")(phases.phases)
 app.command("reproduce")(reproduce.reproduce)
 app.command("ask")(ask.ask)
