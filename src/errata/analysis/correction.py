@@ -214,8 +214,10 @@ def _costs(run: RunFrames) -> list[Cost]:
         found.append(Cost(name, _mean(first), _mean(last)))
     for name in ("neighborhood.success", "locality.exact"):
         # What is kept is kept of what the unedited model says: all of it, before the first edit.
-        before, after = (run.metric(f"{name}@{when}")["value"] for when in ("base", "end"))
-        before, after = before.drop_nans(), after.fill_nan(0.0)  # what a dead model no longer answers is not kept
+        asked, again = (run.metric(f"{name}@{when}") for when in ("base", "end"))
+        if len(asked):  # what is not defined of the unedited model (two objects that are the same) is not of this one
+            again = again.filter(pl.col("edit_id").is_in(asked.drop_nans("value")["edit_id"].to_list()))
+        before, after = asked["value"].drop_nans(), again["value"].fill_nan(0.0)  # a dead model keeps nothing
         if len(after):
             found.append(Cost(name, _mean(before) if len(before) else 1.0, _mean(after)))
     return found

@@ -130,6 +130,6 @@ def _records(edited: Edited, facts: Mapping[str, Fact]) -> str:
     for entry in edited.trajectory.journal.entries:
         fact = facts[entry.id]
         record = {k: getattr(fact, k) for k in ("id", "subject", "prompt", "target_new", "target_true")}
-        record |= {"status": entry.status, "verdict": entry.verdict, "text": f"{fact.text} {fact.target_new}"}
+        record |= {"status": entry.status, "verdict": entry.verdict, "text": fact.sentence}
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     return "".join(lines)

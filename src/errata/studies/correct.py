@@ -75,7 +75,9 @@ def readable(
     for fact in facts:
         try:
             ids = model.encode([fact.text])[0]
-            model.check_length([*ids, *model.encode_target(fact.target_new), *[0] * _MARGIN], "it")
+            model.check_length(
+                [*ids, *model.encode_target(fact.target_new, fact.text, fact.join), *[0] * _MARGIN], "it"
+            )
             before, _, after = fact.prompt.partition("{}")
             model.subject_last(before, fact.subject, after)
         except EditDataError as e:

@@ -138,7 +138,7 @@ def _text_figures(session: Session, fact: Fact) -> Iterator[tuple[str, float]]:
     yield "subject_position", float(first)
     yield "subject_tokens", float(last - first + 1)
     yield "prompt_tokens", float(len(ids))
-    yield "object_tokens", float(len(session.model.encode_target(fact.target_new)))
+    yield "object_tokens", float(len(session.model.encode_target(fact.target_new, fact.text, fact.join)))
 
 
 def _measured(session: Session, lower: LowerStates, facts: Sequence[Fact], view: View) -> Iterator[Row]:

@@ -71,7 +71,7 @@ def known_facts(model: EditableModel, facts: Sequence[Fact], n: int) -> list[Fac
         if len(found) == n:
             break
         logits = model.model(torch.tensor(model.encode([fact.text]), device=model.device), use_cache=False).logits
-        if int(logits[0, -1].argmax()) == model.encode_target(fact.target_true)[0]:
+        if int(logits[0, -1].argmax()) == model.encode_target(fact.target_true, fact.text, fact.join)[0]:
             found.append(fact)
     if not found:
         raise AnalysisError(
@@ -136,7 +136,9 @@ def _trace_one(
     with capture(model.model, [_path(model, s, i) for s in SITES for i in range(model.n_layers)], stop=False) as seen:
         clean = model.model(given, use_cache=False).logits[0, -1].double().softmax(-1)
     states = {path: activation.output[0] for path, activation in seen.items()}
-    answer = model.encode_target(fact.target_true)[0] if fact.target_true else int(clean.argmax())
+    answer = int(clean.argmax())
+    if fact.target_true:
+        answer = model.encode_target(fact.target_true, fact.text, fact.join)[0]
 
     places = list(_places(model.n_layers, range(span[0], len(ids)), window))
     samples = len(shift)

@@ -14,6 +14,7 @@ from errata.editors.update import Update
 from errata.errors import ConfigError
 from errata.models import EditableModel
 from errata.models.hooks import cache_to
+from errata.writing import joint
 
 __all__ = ["MeLLo", "MeLLoSettings"]
 
@@ -58,8 +59,11 @@ class MeLLo(PromptMemory):
 
     def _before(self, model: EditableModel, text: str) -> str:
         answer = self.answer(model, text)
-        told = f"{self.settings.fact_line.replace('{}', f'{text} {answer}')}{self.settings.prompt_line}"
-        return told if answer and self.fits(model, told + text) else ""
+        if not answer:
+            return ""
+        stated = f"{text}{joint(text, answer)}{answer}"
+        told = f"{self.settings.fact_line.replace('{}', stated)}{self.settings.prompt_line}"
+        return told if self.fits(model, told + text) else ""
 
     def answer(self, model: EditableModel, question: str) -> str | None:
         """Return the final answer; None where the model does not come to one."""
@@ -80,7 +84,7 @@ class MeLLo(PromptMemory):
             if len(lines) < 2 or not asked:
                 return None
             ((fact, _),) = self.retrieve(model, asked[-1], 1)
-            transcript += f"{said.rstrip()}\n{_FACT} {fact.text} {fact.target_new}.\n"
+            transcript += f"{said.rstrip()}\n{_FACT} {fact.sentence}.\n"
         return None
 
     @torch.no_grad()
