@@ -11,6 +11,7 @@ from errata.edits import EditStream, Fact
 from errata.errors import ConfigError, EditDataError
 from errata.models import EditableModel
 from errata.probes.generation import generate
+from errata.studies.correct import held, remarks
 from errata.studies.guarded import watch_over, with_alternatives, with_retry
 from errata.studies.recipe import GuardSection
 from errata.trajectory import Entry, Guard, Trajectory
@@ -30,6 +31,8 @@ class EditResult:
         facts: the facts, in the same order.
         before: how the unedited model continued each prompt.
         after: how the edited model continues it.
+        remarks: what was unusual about the facts before any edit: held by the model already, a paraphrase that does not
+            name its subject, ...
     """
 
     trajectory: Trajectory
@@ -37,9 +40,10 @@ class EditResult:
     facts: tuple[Fact, ...]
     before: tuple[str, ...]
     after: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = []
+        lines = [f"note: {remark}" for remark in self.remarks]
         for fact, entry, before, after in zip(self.facts, self.entries, self.before, self.after, strict=True):
             reason = f": {entry.verdict}" if entry.verdict else ""
             lines.append(f"{fact.text} …   [{entry.status}{reason}]")
@@ -78,7 +82,8 @@ def edit(
 
     Args:
         model: from `errata.load`, or `EditableModel(your_model, your_tokenizer)`.
-        facts: what to teach: `Fact`s, or mappings with subject, prompt and target_new; numbered anew where ids repeat.
+        facts: what to teach: `Fact`s, or mappings with subject, prompt and target_new; numbered anew, from 1, where ids
+            repeat.
         method: an editing method; `errata methods` lists them.
         batch_size: facts in one update.
         guard: whether each update is judged on a canary before it lands (docs/design/guard.md), and refused where it
@@ -103,14 +108,15 @@ def edit(
     given = [facts] if isinstance(facts, Fact | Mapping) else list(facts)
     if not given:
         raise EditDataError("errata.edit was given no facts; give a Fact, or a list of at least one.")
-    chosen = [f if isinstance(f, Fact) else Fact.from_mapping(f, str(i)) for i, f in enumerate(given)]
+    chosen = [f if isinstance(f, Fact) else Fact.from_mapping(f, str(i)) for i, f in enumerate(given, 1)]
     if len({f.id for f in chosen}) < len(chosen):
-        chosen = [replace(f, id=str(i)) for i, f in enumerate(chosen)]
+        chosen = [replace(f, id=str(i)) for i, f in enumerate(chosen, 1)]
     stream = EditStream(tuple(chosen), batch_size)
     chosen_settings = resolve_settings(method, model, settings)
     section = with_retry(GuardSection(enabled=guard is True), chosen_settings)
     editor = with_alternatives(editor_class(method)(chosen_settings), section)
     editor.prepare(model, StatisticsStore(default_cache()), Random(seed))
+    noted = [*remarks(chosen), *held(model, chosen)]
     prompts = [f.text for f in chosen]
     before = generate(model, prompts, _TOKENS)
     size = guard if isinstance(guard, Guard) else Guard(policy="rollback" if guard else "continue")
@@ -119,4 +125,4 @@ def edit(
     for _, batch in stream.batches():
         entries += trajectory.advance(batch)
     after = generate(model, prompts, _TOKENS)
-    return EditResult(trajectory, tuple(entries), tuple(chosen), tuple(before), tuple(after))
+    return EditResult(trajectory, tuple(entries), tuple(chosen), tuple(before), tuple(after), tuple(noted))

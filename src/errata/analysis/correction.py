@@ -75,6 +75,8 @@ class Correction:
         gentler: edits that the guard made with another setting of the method.
         damped: edits that it made smaller.
         undone: how many edits were taken back after the measuring, whose figures are another model's and left out.
+        guarded: whether every update was judged before it landed.
+        method: how they were edited.
         paraphrases: the share of the standing facts' paraphrases that have the new object; None where none was asked.
     """
 
@@ -85,6 +87,8 @@ class Correction:
     damped: int
     undone: int = 0
     paraphrases: Cost | None = None
+    guarded: bool = True
+    method: str = ""
 
     @property
     def took(self) -> int:
@@ -164,6 +168,8 @@ def correction(run: RunFrames) -> Correction:
         damped=sum(entry.get("scale", 1.0) < 1.0 for entry in made),
         undone=undone,
         paraphrases=None if undone else _paraphrases(run),
+        guarded=bool((run.info["config"].get("guard") or {}).get("enabled")),
+        method=run.method,
     )
 
 

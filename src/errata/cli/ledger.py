@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from errata.cli.edit import corrected
+from errata.cli.edit import corrected, named
 from errata.cli.plain import echo_json, plain, shown
 
 __all__ = ["diff", "log", "reapply", "undo"]
@@ -32,11 +32,10 @@ def log(
     for line in lines:
         who = f"  {shown(line.author)}" if line.author else ""
         size = f"  ‖ΔW‖/‖W₀‖ {line.relative:.3g}" if line.norms else ""
+        own = "" if line.id == str(line.edit) else f"  id {shown(line.id)}"
         canary = f"  canary {line.signals['kl']:.3g}" if "kl" in line.signals else ""
         back = f"  (taken back {line.undone_at} {shown(line.undone_by)})".replace(" )", ")") if line.undone_at else ""
-        typer.echo(
-            f"{line.edit:>5}  {line.at or '(time unknown)'}{who}  {line.status}{back}  {shown(line.id)}{size}{canary}"
-        )
+        typer.echo(f"{line.edit:>5}  {line.at or '(time unknown)'}{who}  {line.status}{back}{own}{size}{canary}")
         typer.echo("       " + shown(f"{line.prompt.replace('{}', line.subject)} … {line.target}"))
         if line.verdict:
             typer.echo(f"       {shown(line.verdict)}")
@@ -47,6 +46,9 @@ def log(
 def undo(
     directory: Run,
     last: Annotated[int | None, typer.Option(min=1, help="Take back the last so many edits; 1 by default.")] = None,
+    edit: Annotated[
+        int | None, typer.Option("--edit", min=1, help="Take back the edit with this number, as errata log shows it.")
+    ] = None,
     id: Annotated[str | None, typer.Option("--id", help="Take back the edit with this id.")] = None,
     author: Author = "",
     as_json: Json = False,
@@ -55,13 +57,15 @@ def undo(
     from errata.errors import ConfigError
     from errata.studies.ledger import undo as go
 
-    if last is not None and id is not None:
-        raise ConfigError("give --last or --id, not both.")
-    found = go(directory, last=last, id=id, author=author)
+    if sum(given is not None for given in (last, edit, id)) > 1:
+        raise ConfigError("give --last, --edit or --id, not both.")
+    found = go(directory, last=last, id=id, edit=edit, author=author)
     if as_json:
         echo_json(asdict(found))
         return
-    typer.echo(f"taken back: {shown(', '.join(found.ids))}. {found.left} edits are in the weights.")
+    for number, name, fact in zip(found.edits, found.ids, found.facts, strict=True):
+        typer.echo(f"took back {named(number, name)}: {shown(fact)}")
+    typer.echo(f"{found.left} edits are in the weights.")
     if not found.last:
         typer.echo("later edits were replayed as they were computed, not as they would be computed without it.")
     if not found.finished:
@@ -131,6 +135,14 @@ def reapply(
     )
     size = before.edits.batch_size
     recipe = correction_recipe(
-        model, name, out, len(facts), batch_size=size, guard=guard, author=author, overrides=override or ()
+        model,
+        name,
+        out,
+        len(facts),
+        batch_size=size,
+        guard=guard,
+        author=author,
+        overrides=override or (),
+        tell=progress.tell,
     )
     corrected(facts, recipe, out, progress, skip_bad=True, as_json=as_json)

@@ -10,12 +10,14 @@ from rich import progress as bars
 from rich.console import Console
 
 from errata.probes.rows import Row
+from errata.studies.duration import lasting
 from errata.studies.progress import Progress
 from errata.trajectory import Entry
 
 __all__ = ["TerminalProgress"]
 
 _PLAIN_EVERY = 20  # edits between lines where there is no terminal
+_SILENT = 30.0  # seconds after which there is a line all the same
 _WINDOW = 20  # edits over which rate and efficacy are averaged
 
 
@@ -32,6 +34,7 @@ class TerminalProgress(Progress):
         self._efficacy: deque[float] = deque(maxlen=_WINDOW)
         self._figures: dict[str, float] = {}
         self._told = time.monotonic()
+        self._counted: tuple[float, int] | None = None
 
     def tell(self, message: str) -> None:
         """Print a remark."""
@@ -40,9 +43,11 @@ class TerminalProgress(Progress):
     def statistics(self, done: int, total: int) -> None:
         """Say every few seconds how far the covariance is."""
         now = time.monotonic()
+        began, first = self._counted = self._counted or (now, done)
         if now - self._told > 5 or done == total:
             self._told = now
-            self.tell(f"{self._label}: covariance statistics {done}/{total}")
+            left = f", {lasting((now - began) / (done - first) * (total - done))} left" if first < done < total else ""
+            self.tell(f"{self._label}: covariance statistics {done}/{total}{left}")
 
     def begin(self, step: int, total: int) -> None:
         """Start the bar."""
@@ -53,11 +58,11 @@ class TerminalProgress(Progress):
                 bars.BarColumn(),
                 bars.MofNCompleteColumn(),
                 bars.TextColumn("{task.fields[rate]}"),
-                bars.TimeRemainingColumn(),
+                bars.TextColumn("{task.fields[left]}"),
                 bars.TextColumn("{task.fields[figures]}"),
                 console=self._console,
             )
-            self._task = self._bar.add_task(self._label, total=total, completed=step, rate="", figures="")
+            self._task = self._bar.add_task(self._label, total=total, completed=step, rate="", left="", figures="")
             self._bar.start()
 
     def edited(self, entries: Sequence[Entry], rows: Mapping[str, Sequence[Row]], seconds: float) -> None:
@@ -68,14 +73,14 @@ class TerminalProgress(Progress):
         for entry in entries[:1]:
             if entry.status != "applied":
                 self.tell(f"{self._label}: edit {entry.edit} ({entry.subject}) {entry.status}: {entry.verdict}")
+        # What the last edits took, their probes included, tells best what the next ones will take.
         rate = sum(self._seconds) / len(self._seconds)
+        left, now = f"{lasting((self._total - step) * rate)} left", time.monotonic()
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, rate=f"{rate:.2f} s/edit", figures=self._words())
-        elif step % _PLAIN_EVERY < len(entries) or step == self._total:
-            left = (self._total - step) * rate
-            self.tell(
-                f"{self._label}: {step}/{self._total} edits, {rate:.2f} s/edit, {left:.0f} s left, {self._words()}"
-            )
+            self._bar.update(self._task, completed=step, rate=f"{rate:.2f} s/edit", left=left, figures=self._words())
+        elif step % _PLAIN_EVERY < len(entries) or step == self._total or now - self._told > _SILENT:
+            self._told = now
+            self.tell(f"{self._label}: {step}/{self._total} edits, {rate:.2f} s/edit, {left}, {self._words()}")
 
     def _note(self, step: int, rows: Mapping[str, Sequence[Row]]) -> None:
         latest = [row for found in rows.values() for row in found if row.step == step]

@@ -1,5 +1,6 @@
 """What every data set of facts declares, and what its reader found."""
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,7 @@ class DataReport:
         without_neighborhood: facts without neighborhood prompts.
         unmet: checks that require facts which are not among these.
         trimmed: facts with a prompt from whose end white space was taken off.
+        stray: facts with a paraphrase that does not name their subject.
         spaceless: facts whose object follows a prompt without a space, as their script has it.
     """
 
@@ -61,6 +63,7 @@ class DataReport:
     without_neighborhood: int
     unmet: int
     trimmed: int = 0
+    stray: int = 0
     spaceless: int = 0
 
     @classmethod
@@ -85,6 +88,7 @@ class DataReport:
             without_neighborhood=sum(not f.neighborhood_prompts for f in facts),
             unmet=sum(not ids.issuperset(check.requires) for f in facts for check in f.checks),
             trimmed=sum(f.trimmed for f in facts),
+            stray=sum(any(not _names(text, f.subject) for text in f.paraphrase_prompts) for f in facts),
             spaceless=sum(map(_spaceless, facts)),
         )
 
@@ -99,6 +103,7 @@ class DataReport:
             "ask for the object that is true already: success is not defined for them": self.unchanged,
             "have no paraphrase prompts": self.without_paraphrases,
             "have no neighborhood prompts": self.without_neighborhood,
+            "have a paraphrase that does not name the subject: what it asks may be another thing": self.stray,
             "had white space at the end of a prompt, which was taken off: the object brings its own": self.trimmed,
             "have their object right behind a prompt, without a space, as their script is written (the field `join` "
             "of a fact says otherwise)": self.spaceless,
@@ -106,6 +111,12 @@ class DataReport:
         lines = [f"{count} of {self.facts} facts {what}." for what, count in found.items() if count]
         unmet = f"checks that cannot be asked, as they require facts that this stream does not edit: {self.unmet}."
         return lines + [unmet] * bool(self.unmet)
+
+
+def _names(text: str, subject: str) -> bool:
+    """Say whether a text holds a subject, in any case and any form of its letters."""
+    plain = (unicodedata.normalize("NFKC", part).casefold() for part in (subject.strip(), text))
+    return next(plain) in next(plain)
 
 
 def _spaceless(fact: Fact) -> bool:

@@ -14,6 +14,7 @@ from errata.analysis.forgetting import forgotten
 from errata.analysis.frames import RunFrames
 from errata.analysis.intervals import mean_interval
 from errata.analysis.verdict import Verdict
+from errata.report.latex import latex_table
 from errata.report.words import DASH, DEAD, bounded, share, span
 
 __all__ = ["Cell", "Table3", "table3"]
@@ -71,11 +72,7 @@ class Table3:
 
     def latex(self) -> str:
         """Return the table in LaTeX, for the booktabs package."""
-        head = " & ".join(["", *(_latex(r) for r in self.runs)])
-        lines = ([row, *map(_say, cells)] for row, cells in self.rows.items())
-        body = "".join(" & ".join(map(_latex, line)) + " \\\\\n" for line in lines)
-        top = f"\\begin{{tabular}}{{{'l' * (1 + len(self.runs))}}}\n\\toprule\n{head} \\\\\n\\midrule\n"
-        return f"{top}{body}\\bottomrule\n\\end{{tabular}}\n"
+        return latex_table(["", *self.runs], [[row, *map(_say, cells)] for row, cells in self.rows.items()])
 
 
 def table3(runs: Sequence[tuple[str, RunFrames, Verdict]], seed: int = 0) -> Table3:
@@ -128,16 +125,26 @@ def _mean(run: RunFrames, v: Verdict, metric: str, rng: np.random.Generator) -> 
 
 
 def _efficacy(run: RunFrames, v: Verdict, rng: np.random.Generator) -> Cell:
-    found = _mean(run, v, "efficacy.success@now", rng)
+    found, by = _first(run, v, ("efficacy.success@now", "efficacy.exact@now"), rng)
     if found is None:
         return _none()
     full = "100 %" if found.value >= ALWAYS else "<100 %"
-    return _cell(found, full + (" until collapse" if v.collapse else ""))
+    return _cell(found, full + by + (" until collapse" if v.collapse else ""))
 
 
 def _locality(run: RunFrames, v: Verdict, rng: np.random.Generator) -> Cell:
-    found = _mean(run, v, "neighborhood.success@now", rng)
-    return _none() if found is None else _cell(found, _word(found.value, LOCALITY, "very high"))
+    found, by = _first(run, v, ("neighborhood.success@now", "neighborhood.exact@now", "locality.exact@now"), rng)
+    return _none() if found is None else _cell(found, _word(found.value, LOCALITY, "very high") + by)
+
+
+def _first(run: RunFrames, v: Verdict, metrics: Sequence[str], rng: np.random.Generator) -> tuple[_Mean | None, str]:
+    """Return the mean of the first of these that has a value, and by what it is where that is not success."""
+    means = {metric: _mean(run, v, metric, rng) for metric in metrics}
+    there = {metric: mean for metric, mean in means.items() if mean is not None}
+    defined = next((metric for metric, mean in there.items() if math.isfinite(mean.value)), next(iter(there), None))
+    if defined is None:
+        return None, ""
+    return there[defined], ", exact match" if ".exact@" in defined else ""
 
 
 def _duration(run: RunFrames, v: Verdict, rng: np.random.Generator) -> Cell:
@@ -207,9 +214,3 @@ def _say(cell: Cell) -> str:
 
 def _markdown(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-
-
-def _latex(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "<": "$<$"}
-    special |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
-    return "".join(special.get(sign, sign) for sign in text)

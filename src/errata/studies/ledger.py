@@ -1,6 +1,6 @@
 """Take edits of a run directory back, compare its states, and propose its facts anew on another model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from errata.probes.generation import generate
 from errata.studies.correct import GENERATED
 from errata.studies.edited import open_edited
 from errata.studies.store import RunStore
-from errata.trajectory import DiskJournal
+from errata.trajectory import DiskJournal, Entry
 
 __all__ = ["Difference", "Undone", "differences", "facts_to_reapply", "undo"]
 
@@ -26,6 +26,8 @@ class Undone:
 
     Args:
         ids: of the edits.
+        edits: their numbers, as `errata log` shows them.
+        facts: what they taught, in words.
         left: how many edits are in the weights now.
         last: whether they were the last ones; else the others are replayed without them as they were computed, not as
             they would be computed without them.
@@ -33,6 +35,8 @@ class Undone:
     """
 
     ids: tuple[str, ...]
+    edits: tuple[int, ...]
+    facts: tuple[str, ...]
     left: int
     last: bool
     finished: bool
@@ -48,8 +52,10 @@ class Difference:
     kl: float
 
 
-def undo(directory: Path, *, last: int | None = None, id: str | None = None, author: str = "") -> Undone:
-    """Take back the last edits of a run directory, or one by its id.
+def undo(
+    directory: str | Path, *, last: int | None = None, id: str | None = None, edit: int | None = None, author: str = ""
+) -> Undone:
+    """Take back the last edits of a run directory, or one by its number or id.
 
     The journal says what is in the weights, and they are rebuilt from it: one flushed line is the undoing, and no model
     is needed. The weights are then W₀ and the updates that are left, summed in their order: for the last ones exactly
@@ -57,18 +63,24 @@ def undo(directory: Path, *, last: int | None = None, id: str | None = None, aut
 
     Args:
         directory: the run directory.
-        last: how many edits, a whole number of batches; 1 where neither is given.
-        id: the id of one edit; its batch must hold no other.
+        last: how many edits, a whole number of batches; 1 where nothing is given.
+        id: the id of one edit, or its number where no edit has that for its id; its batch must hold no other.
+        edit: the number of one edit, as `errata log` shows it.
         author: who takes them back.
 
     Raises:
-        RunError: when there is no such edit, it shares its update with others, an update that is left cannot be read,
-            or the directory is in use.
+        RunError: when there is no such edit, the id is another edit's number, it shares its update with others, an
+            update that is left cannot be read, or the directory is in use.
     """
     store = RunStore(directory)
     store.description()
     with store.lock():
-        journal = DiskJournal(directory, author)
+        journal = DiskJournal(store.path, author)
+        taught = {fact.id: f"{fact.text} → {fact.target_new}" for fact in store.stream().facts}
+        if edit is not None:
+            id = _numbered(journal.entries, edit)
+        elif id is not None:
+            id = _meant(journal.entries, id, taught)
         chosen = journal.chosen(journal.step, last=last, id=id)
         applied = [entry for entry in journal.entries if entry.applied]
         checkpoint = store.last_checkpoint(journal.step)
@@ -79,14 +91,36 @@ def undo(directory: Path, *, last: int | None = None, id: str | None = None, aut
         journal.undo(sorted(gone))
     return Undone(
         ids=tuple(entry.id for entry in chosen),
+        edits=tuple(entry.edit for entry in chosen),
+        facts=tuple(taught[entry.id] for entry in chosen),
         left=len(applied) - len(chosen),
         last=chosen[-1].edit == applied[-1].edit,
         finished=checkpoint is not None and checkpoint.finished,
     )
 
 
+def _numbered(entries: Sequence[Entry], number: int) -> str:
+    """Return the id of the edit with a number."""
+    if not 1 <= number <= len(entries):
+        raise RunError(f"there is no edit {number} to undo; errata log shows the numbers, 1 to {len(entries)}.")
+    return entries[number - 1].id
+
+
+def _meant(entries: Sequence[Entry], name: str, taught: Mapping[str, str]) -> str:
+    """Return the id that is meant: an edit's own, or that of the edit with this number; ask where it may be either."""
+    by_id = next((entry for entry in entries if entry.id == name), None)
+    by_number = next((entry for entry in entries if str(entry.edit) == name), None)
+    if by_id and by_number and by_id is not by_number:
+        raise RunError(
+            f"which edit is meant by {name!r}? It is the number of {taught[by_number.id]!r}: --edit {by_number.edit}; "
+            f"and the id of {taught[by_id.id]!r}: --edit {by_id.edit}. Nothing was taken back."
+        )
+    found = by_id or by_number
+    return found.id if found else name
+
+
 def differences(
-    directory: Path,
+    directory: str | Path,
     begin: int,
     end: int | None = None,
     prompts: Sequence[str] = (),
@@ -126,7 +160,7 @@ def differences(
 
 
 def facts_to_reapply(
-    directory: Path, *, refused: bool = False, tell: Callable[[str], None] = lambda message: None
+    directory: str | Path, *, refused: bool = False, tell: Callable[[str], None] = lambda message: None
 ) -> list[Fact]:
     """Return a run directory's facts, to be proposed anew: those in the weights, or those that were refused.
 
@@ -139,7 +173,7 @@ def facts_to_reapply(
         RunError: when there is none.
     """
     stream = RunStore(directory).stream()
-    entries = {entry.id: entry for entry in DiskJournal(directory, mend=False).entries}
+    entries = {entry.id: entry for entry in DiskJournal(Path(directory), mend=False).entries}
     wanted = [
         fact
         for fact in stream.facts

@@ -63,7 +63,7 @@ def run(
         store.check_free()  # another process may have run here while the model was loaded
         config = session.recipe.model_dump(mode="json")
         fingerprint = model_fingerprint(session.model)
-        store.begin(describe(config, session.stream, fingerprint, sources(session)), session.stream)
+        store.begin(describe(config, session.stream, fingerprint, sources(session), session.probes), session.stream)
         try:
             with tracked(session.recipe.run.tracker, config, out, progress) as told:
                 _Loop(session, store, told, lent=model is not None, until=until, enough=enough).go()

@@ -75,7 +75,7 @@ def screen(recipe: Recipe, out: Path, progress: Progress | None = None) -> Path:
             store.check(fingerprint, session.stream, sources(session))
         else:
             config = session.recipe.model_dump(mode="json")
-            store.begin(describe(config, session.stream, fingerprint, sources(session)), session.stream)
+            store.begin(describe(config, session.stream, fingerprint, sources(session), session.probes), session.stream)
         left = [n for n in range(len(session.stream) + 1) if not store.part(n).exists()]
         if left:
             try:

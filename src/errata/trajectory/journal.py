@@ -211,17 +211,18 @@ class DiskJournal(Journal):
     def update(self, step: int) -> Update:
         """Read the update of the batch that ended at `step`."""
         try:
-            return Update.from_tensors(load_file(self._path(step)))
+            return Update.from_tensors(load_file(self.file(step)))
         except (OSError, SafetensorError) as e:
             raise RunError(
-                f"{self._path(step)} is missing or damaged ({e}); the weights after edit {step} cannot be rebuilt."
+                f"{self.file(step)} is missing or damaged ({e}); the weights after edit {step} cannot be rebuilt."
             ) from e
 
-    def _path(self, step: int) -> Path:
+    def file(self, step: int) -> Path:
+        """Return where the update of the batch that ended at `step` lies."""
         return self._folder / f"step-{step:06d}.safetensors"
 
     def _store(self, step: int, update: Update) -> None:
-        write_aside(self._path(step), save(update.tensors()))
+        write_aside(self.file(step), save(update.tensors()))
 
     def _append(self, lines: Sequence[Mapping[str, object]]) -> None:
         what = {"undo": lines[0]["undo"]} if "undo" in lines[0] else {"step": lines[-1]["step"]}
