@@ -23,6 +23,7 @@ __all__ = [
     "is_share",
     "main_figures",
     "mean_of_tasks",
+    "most_asked",
     "per_edit",
     "score",
     "summary",
@@ -100,6 +101,19 @@ def score(efficacy: Array, paraphrase: Array, neighborhood: Array) -> Array:
     parts = np.stack([efficacy, paraphrase, neighborhood])
     with np.errstate(divide="ignore"):
         return np.asarray(3 / (1 / parts).sum(axis=0))
+
+
+def most_asked(run: RunFrames, metrics: Sequence[str]) -> str:
+    """Return the first of these metrics that the most edits have.
+
+    Success is defined for edits with a true object alone: of facts of which few have one it would be the mean of few.
+
+    Args:
+        run: the run.
+        metrics: what is wanted most first.
+    """
+    values = {metric: per_edit(run, metric).values for metric in metrics}
+    return max(metrics, key=lambda metric: (bool(len(_known(values[metric]))), len(values[metric])))
 
 
 def tasks(run: RunFrames) -> dict[str, str]:

@@ -65,7 +65,7 @@ def undo(
         return
     for number, name, fact in zip(found.edits, found.ids, found.facts, strict=True):
         typer.echo(f"took back {named(number, name)}: {shown(fact)}")
-    typer.echo(f"{found.left} edits are in the weights.")
+    typer.echo(f"{found.left} edit{' is' if found.left == 1 else 's are'} in the weights.")
     if not found.last:
         typer.echo("later edits were replayed as they were computed, not as they would be computed without it.")
     if not found.finished:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from errata.analysis.curves import curve, per_edit, tasks
+from errata.analysis.curves import curve, most_asked, per_edit, tasks
 from errata.analysis.downstream import items_lost
 from errata.analysis.frames import RunFrames
 from errata.analysis.intervals import mean_interval
@@ -95,11 +95,9 @@ def _plain(value: float, digits: int) -> tuple[float, str]:
 
 
 def _now(run: RunFrames, metrics: Sequence[str], rng: np.random.Generator) -> tuple[float, str]:
-    """Say the mean of the first of these that has a value; exact match where no true object is given."""
-    values = {metric: per_edit(run, metric).values for metric in metrics}
-    there = [metric for metric in metrics if len(values[metric])]
-    metric = next((m for m in there if not np.isnan(values[m]).all()), next(iter(there), metrics[0]))
-    value, text = _mean(values[metric], run.metric(metric), rng)
+    """Say the mean of the first of these that most edits have; exact match where true objects are not given."""
+    metric = most_asked(run, metrics)
+    value, text = _mean(per_edit(run, metric).values, run.metric(metric), rng)
     return value, f"{text}, exact match" if metric != metrics[0] else text
 
 

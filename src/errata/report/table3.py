@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from errata.analysis.curves import per_edit, tasks
+from errata.analysis.curves import most_asked, per_edit, tasks
 from errata.analysis.downstream import items_lost
 from errata.analysis.forgetting import forgotten
 from errata.analysis.frames import RunFrames
@@ -138,13 +138,9 @@ def _locality(run: RunFrames, v: Verdict, rng: np.random.Generator) -> Cell:
 
 
 def _first(run: RunFrames, v: Verdict, metrics: Sequence[str], rng: np.random.Generator) -> tuple[_Mean | None, str]:
-    """Return the mean of the first of these that has a value, and by what it is where that is not success."""
-    means = {metric: _mean(run, v, metric, rng) for metric in metrics}
-    there = {metric: mean for metric, mean in means.items() if mean is not None}
-    defined = next((metric for metric, mean in there.items() if math.isfinite(mean.value)), next(iter(there), None))
-    if defined is None:
-        return None, ""
-    return there[defined], ", exact match" if ".exact@" in defined else ""
+    """Return the mean of the first of these that most edits have, and by what it is where that is not success."""
+    metric = most_asked(run, metrics)
+    return _mean(run, v, metric, rng), ", exact match" if ".exact@" in metric else ""
 
 
 def _duration(run: RunFrames, v: Verdict, rng: np.random.Generator) -> Cell:
