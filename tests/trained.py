@@ -4,8 +4,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from errata.editors.statistics import model_fingerprint
-from errata.models import EditableModel
+from errata.models import EditableModel, identity_of
 from errata.training import train
 from tiny import tiny_facts
 
@@ -27,7 +26,7 @@ def _root() -> Path:
 
 def trained(name: str, model: EditableModel) -> str:
     """Return the directory of a method's network for a tiny model, trained in its precision."""
-    key = (name, f"{model.name}-{model.dtype}-{model_fingerprint(model)}")
+    key = (name, f"{model.name}-{model.dtype}-{identity_of(model)}")
     if key not in _NETWORKS:
         folder = _root() / f"{name}-{len(_NETWORKS)}"
         train(name, model, tiny_facts(12), folder, settings={**_COMMON, **TRAINING[name]})

@@ -1,19 +1,28 @@
 """Edit facts in a few lines of Python."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import exp
 from random import Random
 from typing import Any
 
+from torch import nn
+
+from errata.analysis.advice import why_not
 from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore, default_cache
 from errata.edits import EditStream, Fact
 from errata.errors import ConfigError, EditDataError
-from errata.models import EditableModel
+from errata.models import EditableModel, check_answers
+from errata.models.plain import plain_model
 from errata.probes.generation import generate
+from errata.probes.scoring import score
 from errata.studies.correct import held, remarks
+from errata.studies.embedded import check_stream
 from errata.studies.guarded import watch_over, with_alternatives, with_retry
 from errata.studies.recipe import GuardSection
+from errata.studies.session import taught_paraphrases
 from errata.trajectory import Entry, Guard, Trajectory
 
 __all__ = ["EditResult", "edit"]
@@ -31,6 +40,9 @@ class EditResult:
         facts: the facts, in the same order.
         before: how the unedited model continued each prompt.
         after: how the edited model continues it.
+        took: whether every token of the object is the most probable one after the last edit; None where the edit is not
+            in the weights.
+        causes: why an applied edit did not take, as far as its diagnostics tell; empty elsewhere.
         remarks: what was unusual about the facts before any edit: held by the model already, a paraphrase that does not
             name its subject, ...
     """
@@ -40,15 +52,21 @@ class EditResult:
     facts: tuple[Fact, ...]
     before: tuple[str, ...]
     after: tuple[str, ...]
+    took: tuple[bool | None, ...]
+    causes: tuple[str, ...]
     remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"note: {remark}" for remark in self.remarks]
-        for fact, entry, before, after in zip(self.facts, self.entries, self.before, self.after, strict=True):
+        columns = (self.facts, self.entries, self.before, self.after, self.took, self.causes)
+        for fact, entry, before, after, took, cause in zip(*columns, strict=True):
             reason = f": {entry.verdict}" if entry.verdict else ""
-            lines.append(f"{fact.text} …   [{entry.status}{reason}]")
+            state = {True: ", took", False: ", did not take", None: ""}[took]
+            lines.append(f"{fact.text} … {fact.target_new}   [{entry.status}{state}{reason}]")
             lines.append(f"  before: {before.strip()}")
             lines.append(f"  after:  {after.strip()}")
+            if cause:
+                lines.append(f"  likely: {cause}")
         return "\n".join(lines)
 
     def undo(self, *, last: int | None = None, id: str | None = None) -> list[str]:
@@ -93,7 +111,9 @@ def edit(
 
     Raises:
         EditDataError: when a fact is malformed, or there is none.
+        ModelError: when the model answers NaN before any edit.
         ConfigError: when method or settings do not exist, or `model` is not an `EditableModel`.
+        ModelError: when `model` carries an adapter, is wrapped or quantised.
 
     Example:
         >>> import errata
@@ -101,22 +121,26 @@ def edit(
         >>> errata.edit(model, [{"subject": s, "prompt": "{} lives in", "target_new": t}])   # doctest: +SKIP
     """
     if not isinstance(model, EditableModel):
+        if isinstance(model, nn.Module):
+            plain_model(model, type(model).__name__)  # says what is wrong with it, where it could not be one at all
         raise ConfigError(
             f"errata.edit needs a model from errata.load, or EditableModel(your_model, your_tokenizer); it was given "
             f"{type(model).__name__}."
         )
+    check_answers(model)
     given = [facts] if isinstance(facts, Fact | Mapping) else list(facts)
     if not given:
         raise EditDataError("errata.edit was given no facts; give a Fact, or a list of at least one.")
     chosen = [f if isinstance(f, Fact) else Fact.from_mapping(f, str(i)) for i, f in enumerate(given, 1)]
     if len({f.id for f in chosen}) < len(chosen):
         chosen = [replace(f, id=str(i)) for i, f in enumerate(chosen, 1)]
-    stream = EditStream(tuple(chosen), batch_size)
+    check_stream(model, chosen)
     chosen_settings = resolve_settings(method, model, settings)
+    stream = EditStream(tuple(chosen), batch_size).taught_by(taught_paraphrases(chosen_settings))
     section = with_retry(GuardSection(enabled=guard is True), chosen_settings)
     editor = with_alternatives(editor_class(method)(chosen_settings), section)
-    editor.prepare(model, StatisticsStore(default_cache()), Random(seed))
-    noted = [*remarks(chosen), *held(model, chosen)]
+    editor.prepare(model, StatisticsStore(default_cache(), tell=warnings.warn), Random(seed))
+    noted = (*remarks(chosen), *held(model, chosen))
     prompts = [f.text for f in chosen]
     before = generate(model, prompts, _TOKENS)
     size = guard if isinstance(guard, Guard) else Guard(policy="rollback" if guard else "continue")
@@ -125,4 +149,18 @@ def edit(
     for _, batch in stream.batches():
         entries += trajectory.advance(batch)
     after = generate(model, prompts, _TOKENS)
-    return EditResult(trajectory, tuple(entries), tuple(chosen), tuple(before), tuple(after), tuple(noted))
+    took, causes = _verdicts(model, chosen, entries, chosen_settings.model_dump())
+    return EditResult(trajectory, tuple(entries), tuple(chosen), tuple(before), tuple(after), took, causes, noted)
+
+
+def _verdicts(
+    model: EditableModel, facts: Sequence[Fact], entries: Sequence[Entry], method: Mapping[str, Any]
+) -> tuple[tuple[bool | None, ...], tuple[str, ...]]:
+    """Ask the edited model for every fact in the weights, and say why those that did not take did not."""
+    scores = score(model, [(fact.text, fact.target_new) for fact in facts], [fact.join for fact in facts])
+    took = tuple(found.exact == 1.0 if entry.applied else None for found, entry in zip(scores, entries, strict=True))
+    causes = tuple(
+        why_not(entry.diagnostics, method, exp(found.logp)) if taken is False else ""
+        for found, entry, taken in zip(scores, entries, took, strict=True)
+    )
+    return took, causes

@@ -1,5 +1,6 @@
-"""Write files so that a reader, or a crash, never sees half of one."""
+"""Write files so that a reader, or a crash, never sees half of one; read text that a user has written."""
 
+import codecs
 import errno
 import json
 import os
@@ -9,10 +10,72 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-__all__ = ["REFUSALS", "append_lines", "folder_aside", "sync_folder", "write_aside"]
+from errata.errors import ErrataError
+
+__all__ = [
+    "REFUSALS",
+    "append_lines",
+    "cache_root",
+    "decoded",
+    "folder_aside",
+    "read_text",
+    "sync_folder",
+    "write_aside",
+]
 
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 """By what number a disk says that it takes no more: the user's to mend, and no bug."""
+
+
+def cache_root() -> Path:
+    """Return the directory of what can be computed anew: $ERRATA_CACHE, else ~/.cache/errata."""
+    return Path(os.environ.get("ERRATA_CACHE") or Path.home() / ".cache" / "errata")
+
+
+def read_text(path: Path, error: type[ErrataError], what: str = "") -> str:
+    """Return a text file that a user has written.
+
+    Args:
+        path: the file.
+        error: raised where it cannot be read.
+        what: which setting names it, for the message.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as e:
+        why = (
+            f"{path} is a directory, but a file is needed"
+            if path.is_dir()
+            else f"there is no file {path}"
+            if isinstance(e, FileNotFoundError)
+            else f"{path} cannot be read ({e.strerror})"
+        )
+        raise error(f"{what}: {why}." if what else f"{why}.") from e
+    return decoded(content, path, error, what=what).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def decoded(content: bytes, path: Path, error: type[ErrataError], line: int = 1, what: str = "") -> str:
+    """Return bytes of a user's file as text; a byte-order mark at its beginning is left out.
+
+    Args:
+        content: what was read.
+        path: from which file.
+        error: raised where it is not UTF-8; names file, line, byte, and how to convert it.
+        line: the number of the content's first line.
+        what: which setting names the file, for the message.
+    """
+    try:
+        return content.decode("utf-8-sig" if line == 1 else "utf-8")
+    except UnicodeDecodeError as e:
+        # Word processors and spreadsheets that save "Unicode" begin so; else what is not UTF-8 is mostly Latin-1.
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        number = line + e.object[: e.start].count(10)  # line ends
+        at = "" if wide else f", line {number}"
+        found = "looks like UTF-16" if wide else f"the byte 0x{e.object[e.start]:02X} is not UTF-8"
+        raise error(
+            f"{what}{': ' if what else ''}{path}{at}: {found}, and text files must be UTF-8. "
+            f"Convert it: iconv -f {'utf-16' if wide else 'latin1'} -t utf-8 {path} > NEW"
+        ) from e
 
 
 def write_aside(path: Path, content: bytes) -> None:

@@ -353,9 +353,11 @@ def test_the_last_edits_are_undone_exactly_and_the_ledger_says_by_whom(run) -> N
     with closing(open_edited(run)) as edited, edited.trajectory.at(2) as then:
         two = then.weight(then.mlp_out(LAYER)).clone()
     found = json.loads(invoke("undo", run, "--last", 2, "--author", "B", "--json"))
+    assert len(found.pop("holding")) == 2
     told = [f"{fact.text} → {fact.target_new}" for fact in tiny_facts(N)]
     assert found == {
         "ids": ["3", "5"], "edits": [3, 5], "facts": [told[2], told[4]], "left": 2, "last": True, "finished": True,
+        "not_measured": "",
     }  # fmt: skip
     assert torch.equal(weight(run), two)
     lines = ledger(load_run(run))

@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from errata.editors.registry import editor_class, resolve_settings
-from errata.editors.statistics import StatisticsStore, model_fingerprint
+from errata.editors.statistics import StatisticsStore
 from errata.errors import ConfigError
-from errata.models import EditableModel, load
+from errata.models import EditableModel, identity_of, load
 from errata.probes.generation import generate
 from errata.probes.scoring import score
 from errata.trajectory import Trajectory
@@ -62,7 +62,7 @@ def test_a_model_of_which_parts_lie_on_disk_is_edited_as_the_whole_one(directory
     assert offloaded.device == torch.device("cpu")
     assert offloaded.parameter(offloaded.mlp_out(3)).is_meta
     whole = load(directory)
-    assert model_fingerprint(offloaded) == model_fingerprint(whole)
+    assert identity_of(offloaded) == identity_of(whole)
     assert edited(offloaded, directory, method, **settings) == edited(whole, directory, method, **settings)
     prompts = [fact.text for fact in FACTS]
     assert generate(offloaded, prompts, 4) == generate(whole, prompts, 4)

@@ -259,7 +259,7 @@ def test_an_editor_attaches_again_and_leaves_no_trace(runs, home, tmp_path, meth
 
 def test_an_editor_knows_its_model_and_its_own_files(runs, home, tmp_path) -> None:
     export(runs("grace"), tmp_path / "out", "editor")
-    with pytest.raises(ConfigError, match="other weights"):
+    with pytest.raises(ConfigError, match="weights differ"):
         errata.attach(load(home / "llama"), tmp_path / "out")
     with pytest.raises(RunError, match="no editor to attach"):
         errata.attach(load(home / "gpt2"), home / "gpt2")

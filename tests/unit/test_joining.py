@@ -14,9 +14,9 @@ from errata.edits.dataset import DataReport
 from errata.edits.datasets import DATASETS
 from errata.edits.jsonl import read_own
 from errata.errors import EditDataError
+from errata.joining import joint
 from errata.probes.recall import recall_rows
 from errata.probes.scoring import score
-from errata.writing import joint
 from tiny import tiny_facts, tiny_model
 
 TOWER = Fact(
@@ -99,7 +99,7 @@ def test_white_space_at_the_end_of_prompts_is_taken_off_and_told_once(tmp_path: 
         "paraphrase_prompts": ["Hugo keeps a\u00a0", "Hugo has a"],
         "neighborhood_prompts": ["Yara lives with a\t"],
     }
-    fact = Fact.from_mapping(record, "0")
+    fact = Fact.from_mapping(record, "1")
     assert (fact.text, fact.paraphrase_prompts) == ("Hugo lives with a", ("Hugo keeps a", "Hugo has a"))
     assert fact.neighborhood_prompts == ("Yara lives with a",)
     assert Fact(subject="Hugo ", prompt="The pet of {}", target_new="x").text == "The pet of Hugo"

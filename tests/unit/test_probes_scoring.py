@@ -10,7 +10,7 @@ import torch
 
 from errata.edits import Fact
 from errata.errors import EditDataError
-from errata.models import EditableModel, kernels, load
+from errata.models import EditableModel, head, kernels, load
 from errata.probes import generation, scoring
 from errata.probes.generation import generate
 from errata.probes.reading import WORTH_SHARING
@@ -63,7 +63,7 @@ def test_budgets_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama", torch.float64)
     usual = score(model, pairs())
     monkeypatch.setattr(scoring, "token_budget", lambda _model: 30)
-    monkeypatch.setattr(scoring, "LOGITS", 2000)
+    monkeypatch.setattr(head, "LOGITS", 2000)
     for a, b in zip(usual, score(model, pairs()), strict=True):
         assert a.logp == pytest.approx(b.logp, abs=1e-12)
         assert a.exact == b.exact

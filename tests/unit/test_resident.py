@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from errata.distributed.resident import Resident
-from errata.editors.statistics import model_fingerprint
+from errata.models import identity_of
 from errata.studies import run as running
 from errata.studies.engine import Job
 from errata.studies.recipe import Recipe, load_recipe
@@ -38,11 +38,11 @@ def rows(out: Path) -> list[bytes]:
 
 def test_runs_of_one_model_load_it_once_and_find_it_as_it_was(recipe, tmp_path) -> None:
     resident = Resident()
-    before = model_fingerprint(resident.model(recipe.model))
+    before = identity_of(resident.model(recipe.model))
     grace = load_recipe({**recipe.model_dump(), "method": {"name": "grace", "steps": 5}})  # beside the weights
     for i, asked in enumerate((recipe, grace, recipe)):
         assert resident.run(Job(asked, tmp_path / str(i))).status == "done"
-        assert model_fingerprint(resident.model(recipe.model)) == before
+        assert identity_of(resident.model(recipe.model)) == before
     assert resident.loads == 1
     assert rows(tmp_path / "0") == rows(tmp_path / "2") == rows(run(recipe, tmp_path / "alone"))
     assert rows(tmp_path / "1") == rows(run(grace, tmp_path / "grace"))

@@ -9,9 +9,10 @@ import torch
 from errata.editors import statistics
 from errata.editors.contexts import ContextSettings, sample_contexts
 from errata.editors.registry import editor_class, resolve_settings
-from errata.editors.statistics import StatisticsStore, model_fingerprint
+from errata.editors.statistics import StatisticsStore
 from errata.editors.text_source import TextSource
-from errata.errors import StatisticsError
+from errata.errors import ModelError, StatisticsError
+from errata.models import identity_of
 from errata.models.hooks import capture
 from tiny import FAMILIES, tiny_model, tiny_text, tiny_text_file
 
@@ -102,13 +103,13 @@ def test_the_key_changes_with_model_text_and_amount_but_not_with_the_batch(tmp_p
     assert len(list(cache.iterdir())) == 6
 
 
-def test_the_fingerprint_sees_an_edit_and_not_a_copy() -> None:
+def test_the_identity_sees_an_edit_and_not_a_copy() -> None:
     model, copy = tiny_model("gptj"), tiny_model("gptj")
-    before = model_fingerprint(model)
-    assert model_fingerprint(copy) == before
+    before = identity_of(model)
+    assert identity_of(copy) == before
     path = copy.mlp_out(2)
     copy.write(path, copy.weight(path) + 1e-3)
-    assert model_fingerprint(copy) != before
+    assert identity_of(copy) != before
 
 
 def test_damaged_and_empty_sources_are_named(tmp_path: Path) -> None:
@@ -141,6 +142,33 @@ def test_contexts_depend_on_the_seed_alone_and_leave_the_global_generator_be(fam
     assert len(first) == 6
     assert all(t.endswith(". {}") and t.count("{}") == 1 and t.count("{") == 1 for t in first)
     assert [t.split()[0].startswith(w) for t, w in zip(first, ("The", "Because") * 2, strict=False)] == [True] * 4
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3_text"])
+def test_contexts_sampled_together_are_those_sampled_one_by_one(family: str) -> None:
+    model = tiny_model(family, torch.float64)
+    settings = ContextSettings(lengths=((14, 3), (5, 2)), starts=("The", "These bridges"))
+    found = sample_contexts(model, settings, Random(1))
+    generator = torch.Generator().manual_seed(Random(1).getrandbits(63))
+    one, other = settings.starts
+    for length, start, text in zip((14, 14, 14, 5, 5), (one, other, one, one, other), found, strict=True):
+        with model.bare():
+            (ids,) = model.encode([start])
+        first = len(ids)
+        for _ in range(length):
+            with torch.no_grad():
+                top = model.model(torch.tensor([ids])).logits[0, -1].topk(5)
+            ids.append(int(top.indices[torch.multinomial(top.values.softmax(-1), 1, generator=generator)]))
+        assert len(ids) == first + length
+        expected = model.tokenizer.decode(ids, skip_special_tokens=True).strip().replace("{", " ").replace("}", " ")
+        assert text == expected + ". {}"
+
+
+def test_a_model_that_answers_nan_gives_no_contexts() -> None:
+    model = tiny_model("llama")
+    model.parameter(model.mlp_out(1)).data.fill_(float("nan"))
+    with pytest.raises(ModelError, match="already answers NaN"):
+        sample_contexts(model, ContextSettings(), Random(0))
 
 
 def test_top_1_is_greedy() -> None:

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from errata.cli import trace as cli
 from errata.edits import Fact
 from errata.errors import AnalysisError, ConfigError
-from errata.models.hooks import add_to_outputs
-from errata.studies.trace import CLASSES, SITES, Trace, known_facts, trace
+from errata.models.hooks import add_to_outputs, capture
+from errata.studies.trace import CLASSES, SITES, Trace, estimate, known_facts, trace
 from errata.studies.trace_chart import save, text_map
 from tiny import FAMILIES, tiny_facts, tiny_model
 
@@ -61,6 +61,61 @@ def test_the_corrupted_run_is_the_model_with_noise_on_the_subject_s_embeddings(f
     assert found.rows["corrupted"][0] == pytest.approx(float(expected), rel=1e-4)
 
 
+def plainly(model, fact: Fact, noise: float, samples: int, window: int) -> dict[tuple[str, int, int], float]:
+    """Restore one place after the other in whole forward passes, and read the whole softmax."""
+    before, after = fact.prompt.split("{}")
+    ids, span = model.subject_span(before, fact.subject, after)
+    shift = noise * torch.randn(samples, len(span), model.hidden_size, generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor([ids])
+    parts = {"block": "", "mlp": f".{model.family.mlp}", "attention": f".{model.family.attention}"}
+
+    def path(site: str, layer: int) -> str:
+        return model.block_path(layer) + parts[site]
+
+    every = [path(site, layer) for site in SITES for layer in range(model.n_layers)]
+    with torch.no_grad(), capture(model.model, every, stop=False) as clean:
+        model.model(tokens)
+    answer, found = model.encode_target(fact.target_true)[0], {}
+    for site in SITES:
+        for layer in range(model.n_layers):
+            low, high = (layer, layer + 1) if site == "block" else (layer - window // 2, layer + (window + 1) // 2)
+            for position in range(span[0], len(ids)):
+
+                def mend(path: str, position: int = position):
+                    def change(_received, output):
+                        mended = output.clone()
+                        mended[:, position] = clean[path].output[0, position]
+                        return mended
+
+                    return change
+
+                changes = {path(site, k): mend(path(site, k)) for k in range(max(0, low), min(high, model.n_layers))}
+                changes[model.family.embeddings] = lambda _ids, out: out.index_add(1, torch.tensor(span), shift.to(out))
+                with torch.no_grad(), add_to_outputs(model.model, changes):
+                    logits = model.model(tokens.expand(samples, -1), use_cache=False).logits[:, -1]
+                found[site, layer, position] = float(logits.double().softmax(-1)[:, answer].mean())
+    return found
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "gemma3_text"])
+def test_parts_of_runs_give_what_whole_runs_give(family: str) -> None:
+    model = tiny_model(family, torch.float64)
+    fact = Fact("Ada", "People walk near the old stone bridges because {} speaks", "French", "Greek", id="long")
+    found = traced(model, [fact], batch=20)
+    expected = plainly(model, fact, found.noise, samples=3, window=2)
+    places = found.rows.select("site", "layer", "position").rows()
+    assert set(places) == set(expected)
+    assert found.rows["restored"].to_list() == pytest.approx([expected[p] for p in places], rel=1e-9)
+    assert float(found.rows["effect"].abs().max()) > 1e-5
+
+
+def test_a_model_that_answers_nan_is_not_traced() -> None:
+    model = tiny_model("llama")
+    model.parameter(model.mlp_out(1)).data.fill_(float("nan"))
+    with pytest.raises(AnalysisError, match="answers NaN to 'Ada Abend was born in'"):
+        traced(model)
+
+
 def test_a_site_whose_output_is_constant_has_no_effect() -> None:
     model = tiny_model("gpt2", torch.float64)
     for layer in range(model.n_layers):
@@ -87,12 +142,17 @@ def test_a_window_over_all_layers_equals_any_other_that_reaches_as_far() -> None
 
 def test_batches_seeds_and_repetition() -> None:
     model = tiny_model("gpt_neox", torch.float64)
-    whole, cut = traced(model, batch=1000), traced(model, batch=7)
+    whole, cut = traced(model, batch=1000), traced(model, batch=20)
     assert whole.rows["effect"].to_list() == pytest.approx(cut.rows["effect"].to_list(), abs=1e-12)
-    assert traced(model, batch=7).rows.equals(cut.rows)
+    assert traced(model, batch=20).rows.equals(cut.rows)
     assert not traced(model, seed=1).rows["effect"].equals(whole.rows["effect"])
     before = torch.random.get_rng_state()
-    traced(model)
+    shares: list[float] = []
+    traced(model, progress=lambda done, total: shares.append(done / total))
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert len(shares) > len(FACTS)
+    assert 0 < estimate(model, FACTS) < 60
     assert torch.equal(torch.random.get_rng_state(), before)
 
 

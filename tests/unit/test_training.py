@@ -290,7 +290,7 @@ def test_a_checkpoint_that_is_not_the_models_is_refused(tmp_path) -> None:
     with pytest.raises(ConfigError, match="other shapes or places"):
         prepare(tiny_model("llama"))
     other = tiny_model("gpt2", seed=9)
-    with pytest.raises(ConfigError, match=r"other weights.*other_weights=true"):
+    with pytest.raises(ConfigError, match=r"weights differ.*other_weights=true"):
         prepare(other)
     assert prepare(other, other_weights=True).propose(other, FACTS[:1]).changes
     # In float64 and bfloat16 they are the same weights.

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from errata.analysis.advice import why_not
 from errata.analysis.frames import RunFrames, journal_entries
 from errata.analysis.intervals import wilson
 from errata.analysis.room import Room, room
@@ -31,6 +32,7 @@ class FactOutcome:
         took: whether the model says the new object after the last edit, each token the most probable one; None where
             the edit is not in the weights, a later one contradicts it, or nothing was measured of the present model.
         superseded_by: id of the last edit, where that gave the same subject and prompt another object; empty for none.
+        cause: why an applied edit did not take, as far as its diagnostics tell.
         repeats: id of the first edit that states the same, where this is a further one; empty for none.
     """
 
@@ -48,6 +50,7 @@ class FactOutcome:
     took: bool | None
     superseded_by: str = ""
     repeats: str = ""
+    cause: str = ""
 
     @property
     def asked(self) -> bool:
@@ -140,6 +143,10 @@ def correction(run: RunFrames) -> Correction:
         request, target = _request(fact), fact["target_new"].strip()
         last = latest[request] if applied else key
         superseded = facts[last]["target_new"].strip() != target
+        p_after = math.exp(logp.get((key, when), math.nan))
+        failed = entry["status"] == "applied" and said == 0.0
+        method = run.info["config"].get("method", {})
+        cause = why_not(entry.get("diagnostics", {}), method, p_after) if failed else ""
         stated = first[request, target] if applied and not superseded else key
         outcomes.append(
             FactOutcome(
@@ -153,10 +160,11 @@ def correction(run: RunFrames) -> Correction:
                 before=str(texts.get((key, "base"), "")).strip(),
                 after=str(texts.get((key, when), "")).strip(),
                 p_before=math.exp(logp.get((key, "base"), math.nan)),
-                p_after=math.exp(logp.get((key, when), math.nan)),
+                p_after=p_after,
                 took=None if said is None else said == 1.0,
                 superseded_by=last if superseded else "",
                 repeats=stated if stated != key else "",
+                cause="" if superseded else cause,
             )
         )
     made = [entry for entry in entries if entry["status"] in APPLIED]

@@ -1,13 +1,18 @@
 """Who edited what and when: a run directory's journal with its facts and its ledger."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from errata.analysis.frames import RunFrames, journal_entries, read_lines
+from errata.errors import RunError
 
-__all__ = ["LedgerLine", "ledger"]
+__all__ = ["HOLDING", "LedgerLine", "ledger"]
+
+HOLDING = "holding.json"
+"""Which facts still hold, measured after edits were taken back; removed by the next undo."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,8 @@ class LedgerLine:
         norms: ‖ΔW‖_F for each module path.
         setting, scale: which of the method's settings proposed it, and by what the guard multiplied it.
         signals: what the guard saw.
+        holds, says: whether the model answers with the fact since edits were taken back, and how it answers; None and
+            empty where that was not asked.
     """
 
     edit: int
@@ -45,12 +52,15 @@ class LedgerLine:
     setting: int
     scale: float
     signals: Mapping[str, float]
+    holds: bool | None = None
+    says: str = ""
 
 
 def ledger(run: RunFrames) -> list[LedgerLine]:
     """Return a line an edit, in their order."""
     made, undone = _stamps(run.path / "ledger.jsonl")
     facts = {str(fact["id"]): fact for fact in run.facts}
+    answers = _holding(run.path / HOLDING)
     lines = []
     for entry in journal_entries(run.path / "journal.jsonl"):
         fact, step = facts[entry["id"]], entry["step"]
@@ -74,9 +84,22 @@ def ledger(run: RunFrames) -> list[LedgerLine]:
                 setting=entry.get("setting", 0),
                 scale=entry.get("scale", 1.0),
                 signals=entry.get("signals", {}),
+                **answers.get(entry["id"], {}),
             )
         )
     return lines
+
+
+def _holding(file: Path) -> dict[str, dict[str, Any]]:
+    """Return what was measured after edits were taken back, by fact."""
+    if not file.exists():
+        return {}
+    try:
+        return {
+            key: {"holds": bool(v["holds"]), "says": str(v["says"])} for key, v in json.loads(file.read_text()).items()
+        }
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as e:
+        raise RunError(f"{file} is damaged ({e}). Remove it; the next undo measures anew.") from e
 
 
 def _stamps(file: Path) -> tuple[dict[int, dict[str, Any]], dict[int, dict[str, Any]]]:

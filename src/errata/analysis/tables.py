@@ -1,5 +1,6 @@
 """Read a curve that somebody else measured."""
 
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from errata.errors import AnalysisError
+from errata.files import read_text
 
 __all__ = ["read_curve"]
 
@@ -25,7 +27,10 @@ def read_curve(file: Path, x: str, y: str) -> tuple[NDArray[np.float64], NDArray
         AnalysisError: when the file cannot be read, a column is missing, or a cell is no number; names it.
     """
     try:
-        frame = pl.read_parquet(file) if file.suffix == ".parquet" else pl.read_csv(file, infer_schema=False)
+        if file.suffix == ".parquet":
+            frame = pl.read_parquet(file)
+        else:
+            frame = pl.read_csv(StringIO(read_text(file, AnalysisError)), infer_schema=False)
     except (OSError, pl.exceptions.PolarsError) as e:
         raise AnalysisError(f"{file} cannot be read ({e}); a CSV file with a header is needed.") from e
     for column in (x, y):

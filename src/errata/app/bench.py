@@ -11,7 +11,8 @@ from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore, default_cache
 from errata.edits import Fact
 from errata.errors import ConfigError, RunError
-from errata.models import EditableModel
+from errata.joining import Join
+from errata.models import EditableModel, check_answers
 from errata.probes.base import View
 from errata.probes.canary import LineCanary, canary_lines, names
 from errata.probes.generation import generate
@@ -21,7 +22,6 @@ from errata.probes.unrelated import Unrelated, UnrelatedSettings
 from errata.studies.guarded import limits_of, with_alternatives, with_retry
 from errata.studies.recipe import GuardSection
 from errata.trajectory import Entry, Guard, Trajectory, Watch
-from errata.writing import Join
 
 __all__ = ["Bench", "Comparison", "Cost", "Line"]
 
@@ -110,11 +110,12 @@ class Bench:
     ) -> None:
         self.model, self.method = model, method
         self.material = Material(model)
+        check_answers(model)
         tell(f"preparing {method} for {model.name}")
         settings = resolve_settings(method, model)
         self._guard = with_retry(GuardSection(enabled=True, horizon=_HORIZON), settings)
         editor = with_alternatives(editor_class(method)(settings), self._guard)
-        editor.prepare(model, StatisticsStore(default_cache()), Random(0))
+        editor.prepare(model, StatisticsStore(default_cache(), tell=tell), Random(0))
         with model.form("raw"):
             self._lines = canary_lines(model, self._guard.source, self._guard.lines, ())
         self._unrelated = Unrelated(UnrelatedSettings(source=unrelated, n=_UNRELATED))

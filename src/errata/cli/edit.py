@@ -26,7 +26,9 @@ _SHOWN = 40  # facts; all stand in the run directory and in --json
 
 def edit(
     facts: Annotated[Path, typer.Argument(help="Facts: JSON Lines or CSV with subject, prompt, target_new.")],
-    model: Annotated[str, typer.Option(help="A lab model, a directory in Hugging Face layout, or a hub name.")],
+    model: Annotated[
+        str, typer.Option(help="A model by name, a directory in Hugging Face layout, a GGUF file, or a hub name.")
+    ],
     out: Annotated[Path, typer.Option(help="The run directory to make.")],
     method: Annotated[str, typer.Option(help="The editing method; see `errata methods`.")] = "memit",
     guard: Annotated[
@@ -91,7 +93,7 @@ def corrected(
 
     RunStore(out).check_free()  # before anything takes its time; `correct` asks again
     asked = recipe.model
-    model = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map)
+    model = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map, tell=progress.tell)
     chosen = readable(model, facts, skip_bad=skip_bad, tell=progress.tell, places=places)
     try:
         correct(chosen, recipe, out, model, progress)
@@ -148,6 +150,8 @@ def text(found: "Correction", out: Path) -> str:
         ]
         if not found.undone and not fact.superseded_by:
             lines.append(f"  after   {shown(fact.after)}   (P {fact.p_after:.3f})")
+            if fact.took is False and fact.cause:
+                lines.append(f"  likely  {shown(fact.cause)}")
     if len(found.facts) > _SHOWN:
         lines.append(f"... and {len(found.facts) - _SHOWN} more: errata log {out}")
     if found.undone:

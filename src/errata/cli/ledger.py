@@ -39,6 +39,8 @@ def log(
         typer.echo("       " + shown(f"{line.prompt.replace('{}', line.subject)} … {line.target}"))
         if line.verdict:
             typer.echo(f"       {shown(line.verdict)}")
+        if line.holds is False:
+            typer.echo(f"       does not hold since edits were taken back: the model says {shown(line.says)!r}")
     if not lines:
         typer.echo("no edit has been made.")
 
@@ -51,21 +53,39 @@ def undo(
     ] = None,
     id: Annotated[str | None, typer.Option("--id", help="Take back the edit with this id.")] = None,
     author: Author = "",
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Ask the model which facts still hold; loads it.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Take edits back: the weights become what they would be had these never been added."""
-    from errata.errors import ConfigError
+    from errata.errors import ConfigError, ErrataError
+    from errata.studies.ledger import holding
     from errata.studies.ledger import undo as go
 
     if sum(given is not None for given in (last, edit, id)) > 1:
         raise ConfigError("give --last, --edit or --id, not both.")
     found = go(directory, last=last, id=id, edit=edit, author=author)
+    facts, unknown = [], ""
+    if measure:
+        try:
+            facts = holding(directory, found.ids)
+        except ErrataError as e:  # the edits are taken back all the same
+            unknown = str(e)
     if as_json:
-        echo_json(asdict(found))
+        echo_json({**asdict(found), "holding": [asdict(fact) for fact in facts], "not_measured": unknown})
         return
     for number, name, fact in zip(found.edits, found.ids, found.facts, strict=True):
         typer.echo(f"took back {named(number, name)}: {shown(fact)}")
     typer.echo(f"{found.left} edit{' is' if found.left == 1 else 's are'} in the weights.")
+    lost = [fact for fact in facts if not fact.holds]
+    if facts:
+        typer.echo(f"{len(facts) - len(lost)} of {len(facts)} facts that stand and were asked for hold.")
+    for kept in lost:
+        typer.echo(f"does not hold: {named(kept.edit, kept.id)}: {shown(kept.prompt)} … {shown(kept.target)}")
+        typer.echo(f"  the model says {shown(kept.says)!r}; edit the fact anew, or take it back as well")
+    if unknown:
+        typer.echo(f"which facts still hold was not measured: {unknown}")
     if not found.last:
         typer.echo("later edits were replayed as they were computed, not as they would be computed without it.")
     if not found.finished:
@@ -96,11 +116,9 @@ def diff(
 def _lines(file: Path) -> list[str]:
     """Return a text file's lines that are not blank."""
     from errata.errors import ConfigError
+    from errata.files import read_text
 
-    try:
-        return [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"the prompts {file} cannot be read ({e}). Give a UTF-8 text file, a prompt a line.") from e
+    return [line for line in read_text(file, ConfigError, "--prompts").split("\n") if line.strip()]
 
 
 def reapply(

@@ -1,4 +1,4 @@
-"""errata models: the lab models and the families that can be edited, and what is known of one."""
+"""errata models: the lab models, the known models and the families that can be edited, and what is known of one."""
 
 import json
 from typing import Annotated, Any
@@ -12,28 +12,33 @@ def models(
     name: Annotated[str | None, typer.Argument(help="Show one of them in full.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the lab models and the architecture families that can be edited, or show what one supports."""
+    """List the lab models, the real models with a short name and the families that can be edited, or show one."""
 
     from errata.errors import ConfigError, did_you_mean
     from errata.lab.models import LAB_MODELS
     from errata.models.families import FAMILIES
+    from errata.models.known import KNOWN_MODELS
 
     records = [{"name": n, "kind": "lab", "family": spec.architecture} for n, spec in LAB_MODELS.items()]
+    records += [{"name": n, "kind": "known", "family": known.architecture} for n, known in KNOWN_MODELS.items()]
     records += [{"name": f.name, "kind": "family", "family": ", ".join(f.model_types)} for f in FAMILIES]
     if name is not None:
         known = [record["name"] for record in records]
         if name not in known:
             raise ConfigError(
-                f"there is no lab model or family {name!r}; there are {', '.join(known)}."
+                f"there is no lab model, known model or family {name!r}; there are {', '.join(known)}."
                 + did_you_mean(name, known)
                 + " A model of your own is one of a family: its config.json names the `model_type`."
             )
-        records = [{**r, **(_lab(name) if r["kind"] == "lab" else _family(name))} for r in records if r["name"] == name]
+        shows = {"lab": _lab, "known": _known, "family": _family}
+        records = [{**r, **shows[r["kind"]](name)} for r in records if r["name"] == name]
     if as_json:
         typer.echo(json.dumps(records, indent=1))
     elif name is None:
         for record in records:
-            typer.echo(f"{record['name']:<16}{record['kind']:<8}{record['family']}")
+            said = _known(record["name"]) if record["kind"] == "known" else {}
+            more = f", {said['size']}, {said['licence']}; {said['here']}" if said else ""
+            typer.echo(f"{record['name']:<16}{record['kind']:<8}{record['family']}{more}")
     else:
         typer.echo("\n".join(_shown(records[0])))
 
@@ -55,6 +60,19 @@ def _lab(name: str) -> dict[str, Any]:
         "settings_of_a_training": sorted(trained),
         "defaults": sorted(editors().keys() - settled.keys() - trained.keys()),
         "card": f"docs/lab/{name}.md",
+    }
+
+
+def _known(name: str) -> dict[str, Any]:
+    """Return where a known model is from, what it may be used under, and whether it is here."""
+    from errata.models.known import KNOWN_MODELS
+
+    known = KNOWN_MODELS[name]
+    return {
+        "hub": known.hub,
+        "licence": known.licence,
+        "size": f"{known.parameters / 1e6:.0f} M parameters, {4 * known.parameters / 1e9:.1f} GB in float32",
+        "here": f"in {known.directory}" if known.here else f"not here: make models MODELS={name}, or the hub",
     }
 
 

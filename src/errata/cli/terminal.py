@@ -18,6 +18,8 @@ __all__ = ["TerminalProgress"]
 
 _PLAIN_EVERY = 20  # edits between lines where there is no terminal
 _SILENT = 30.0  # seconds after which there is a line all the same
+_SHORT = 5  # seconds that need no word
+_BETWEEN = 10  # seconds between two lines on one piece of work
 _WINDOW = 20  # edits over which rate and efficacy are averaged
 
 
@@ -33,26 +35,41 @@ class TerminalProgress(Progress):
         self._seconds: deque[float] = deque(maxlen=_WINDOW)
         self._efficacy: deque[float] = deque(maxlen=_WINDOW)
         self._figures: dict[str, float] = {}
-        self._told = time.monotonic()
-        self._counted: tuple[float, int] | None = None
+        self._work = ""
+        self._first = 0
+        self._begun = self._told = time.monotonic()
+        self._shown: bars.TaskID | None = None
 
     def tell(self, message: str) -> None:
         """Print a remark."""
         self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
-    def statistics(self, done: int, total: int) -> None:
-        """Say every few seconds how far the covariance is."""
+    def doing(self, what: str, done: int, total: int) -> None:
+        """Show what takes longer than some seconds: as a bar, or in a line now and then."""
         now = time.monotonic()
-        began, first = self._counted = self._counted or (now, done)
-        if now - self._told > 5 or done == total:
+        if what != self._work:
+            self._work, self._first, self._begun = what, done, now
+        spent = now - self._begun
+        left = f"{lasting(spent / (done - self._first) * (total - done))} left" if self._first < done else ""
+        if done >= total:
+            self._work = ""
+            if self._bar is not None and self._shown is not None:
+                self._bar.remove_task(self._shown)
+                if not self._bar.tasks:
+                    self.end()
+            self._shown = None
+        elif self._console.is_terminal and spent > _SHORT:
+            bar = self._drawn()
+            if self._shown is None:
+                self._shown = bar.add_task(what, total=total, rate="", left="", figures="")
+            bar.update(self._shown, description=what, completed=done, total=total, left=left)
+        elif now - max(self._told, self._begun) > (_BETWEEN if self._told > self._begun else _SHORT):
             self._told = now
-            left = f", {lasting((now - began) / (done - first) * (total - done))} left" if first < done < total else ""
-            self.tell(f"{self._label}: covariance statistics {done}/{total}{left}")
+            self.tell(f"{self._label}: {what} {done}/{total}{left and ', '}{left}")
 
-    def begin(self, step: int, total: int) -> None:
-        """Start the bar."""
-        self._total = total
-        if self._console.is_terminal:
+    def _drawn(self) -> bars.Progress:
+        """Return what draws bars, begun."""
+        if self._bar is None:
             self._bar = bars.Progress(
                 bars.TextColumn("{task.description}"),
                 bars.BarColumn(),
@@ -62,8 +79,14 @@ class TerminalProgress(Progress):
                 bars.TextColumn("{task.fields[figures]}"),
                 console=self._console,
             )
-            self._task = self._bar.add_task(self._label, total=total, completed=step, rate="", left="", figures="")
             self._bar.start()
+        return self._bar
+
+    def begin(self, step: int, total: int) -> None:
+        """Start the bar."""
+        self._total = total
+        if self._console.is_terminal:
+            self._task = self._drawn().add_task(self._label, total=total, completed=step, rate="", left="", figures="")
 
     def edited(self, entries: Sequence[Entry], rows: Mapping[str, Sequence[Row]], seconds: float) -> None:
         """Move on by one batch."""
@@ -109,5 +132,5 @@ class TerminalProgress(Progress):
         """Stop the bar."""
         if self._bar is not None:
             self._bar.stop()
-            self._bar = None
+            self._bar = self._shown = None
         sys.stderr.flush()

@@ -1,12 +1,15 @@
 """errata trace."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 __all__ = ["trace"]
+
+_LONG = 60  # seconds: what takes longer is told beforehand
 
 
 def trace(
@@ -38,9 +41,10 @@ def trace(
     """Find by causal tracing at which layers and positions a model holds its facts."""
     import torch
 
+    from errata.cli.terminal import TerminalProgress
     from errata.edits.datasets import load_facts
     from errata.models import load
-    from errata.studies.trace import SITES, known_facts
+    from errata.studies.trace import SITES, estimate, known_facts
     from errata.studies.trace import trace as go
     from errata.studies.trace_chart import save, text_map
 
@@ -49,8 +53,15 @@ def trace(
     chosen = given[:n] if everything else known_facts(loaded, given, n)
     # ROME restores 10 of GPT2-XL's 48 layers together.
     wide = window or max(1, round(loaded.n_layers / 5))
+    progress = TerminalProgress("trace")
+    if (seconds := estimate(loaded, chosen, samples=samples, window=wide)) > _LONG:
+        progress.tell(
+            f"tracing {len(chosen)} facts will take about {round(seconds / 60) or 1} min; fewer: -n, --samples"
+        )
     generator = torch.Generator().manual_seed(seed)
-    found = go(loaded, chosen, generator, noise=noise, samples=samples, window=wide)
+    told = partial(progress.doing, "tracing")
+    found = go(loaded, chosen, generator, noise=noise, samples=samples, window=wide, progress=told)
+    progress.end()
     if out is not None:
         save(found, out)
     peaks = {site: found.peak(site) for site in SITES}

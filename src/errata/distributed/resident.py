@@ -4,9 +4,8 @@ import time
 import traceback
 from collections.abc import Callable
 
-from errata.editors.statistics import model_fingerprint
 from errata.errors import ErrataError
-from errata.models import EditableModel, load
+from errata.models import EditableModel, Identity, identity_of, load
 from errata.studies.edited import recorded_recipe
 from errata.studies.engine import Job, Outcome, begun
 from errata.studies.evaluate import Evaluation, evaluate
@@ -20,7 +19,7 @@ __all__ = ["Resident"]
 class Resident:
     """Keep one base model, and make runs and evaluations with it.
 
-    A run gives the model back unedited. Before it is lent again its fingerprint is compared with that of the model as
+    A run gives the model back unedited. Before it is lent again its identity is compared with that of the model as
     it was loaded; where a run that broke down has left anything behind, the model is loaded anew.
     """
 
@@ -29,7 +28,7 @@ class Resident:
         """How many times a model has been loaded."""
         self._model: EditableModel | None = None
         self._asked: ModelSection | None = None
-        self._fingerprint = ""
+        self._identity: Identity | None = None
 
     def run(self, job: Job, enough: Enough = lambda rows: False) -> Outcome:
         """Make one run, or go on with one that was begun; it pauses where `enough` says so."""
@@ -52,10 +51,10 @@ class Resident:
     def model(self, asked: ModelSection) -> EditableModel:
         """Return the unedited model that a recipe asks for; loaded unless it is the one that is kept."""
         model, self._model = self._model, None
-        if model is None or asked != self._asked or model_fingerprint(model) != self._fingerprint:
+        if model is None or asked != self._asked or identity_of(model) != self._identity:
             model = None  # its room is needed for the other
             model = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map)
-            self._asked, self._fingerprint = asked, model_fingerprint(model)
+            self._asked, self._identity = asked, identity_of(model)
             self.loads += 1
         self._model = model
         return model

@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from errata.edits import Fact
 from errata.models import EditableModel
+from errata.models.head import head_at
 from errata.models.hooks import add_to_outputs
 
 __all__ = ["Pair", "TokenGradients", "mean_by_edit", "pairs_of", "target_log_probs", "token_gradients"]
@@ -62,10 +63,10 @@ def target_log_probs(
     """
     tokens = model.pad([prompt + target[:-1] if forced else prompt for prompt, target in pairs])
     call = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask, "use_cache": False}
-    logits = functional_call(model.model, dict(weights or {}), (), call).logits
     places = [(r, len(p) - 1 + i * forced, t) for r, (p, target) in enumerate(pairs) for i, t in enumerate(target)]
-    rows, positions, ids = torch.tensor(places, device=model.device).T
-    picked = logits[rows, positions]
+    rows, _, ids = torch.tensor(places, device=model.device).T
+    with head_at(model, [(row, position) for row, position, _ in places]):
+        picked = functional_call(model.model, dict(weights or {}), (), call).logits[0]
     log_probs = picked.to(torch.promote_types(picked.dtype, torch.float32)).log_softmax(-1)
     return log_probs.gather(1, ids[:, None])[:, 0], rows
 

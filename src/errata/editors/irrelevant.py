@@ -24,7 +24,7 @@ class IrrelevantTexts:
     """
 
     def __init__(self, model: EditableModel, source: TextSource, method: str) -> None:
-        self._rows = [row for row in source.token_rows(model) if len(row) > 1]
+        self._rows = [row for chunk in source.chunks(model) for row in chunk if len(row) > 1]
         self._texts = [str(model.tokenizer.decode(row)) for row in self._rows]
         self._where = f"method ({method}): statistics.source {source.source!r}"
         if not self._rows:

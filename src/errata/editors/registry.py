@@ -136,12 +136,14 @@ def _defaults(settings: type[EditorSettings]) -> dict[str, Any]:
 def _by_depth(model: EditableModel, settings: type[EditorSettings]) -> dict[str, Any]:
     """Return layers at the relative depth of the published ones, for a model nobody has published settings for.
 
-    ROME edits layer 17 of GPT2-XL's 48 and MEMIT 13 to 17: the layer at 0.36 of the depth, and the four before it.
+    ROME edits layer 17 of GPT2-XL's 48 and MEMIT 13 to 17: the layer at 0.36 of the depth, and the four before it. The
+    weight of C is calibrated on the model, since a published one fits the width of the model it was published for.
     """
     top = round(settings.typical_depth * (model.n_layers - 1))
     several = tuple(range(max(0, top + 1 - settings.typical_layers), top + 1))
-    return {
+    by_depth: dict[str, Any] = {
         key: value
         for key, value in {"layer": top, "layers": several}.items()
         if key in settings.model_fields and settings.model_fields[key].is_required()
     }
+    return by_depth | ({"covariance_weight": "auto"} if "covariance_weight" in settings.model_fields else {})

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import os
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,17 @@ from torch import Tensor
 
 from errata.editors.text_source import TextSource
 from errata.errors import StatisticsError
-from errata.files import write_aside
-from errata.models import EditableModel
+from errata.files import cache_root, write_aside
+from errata.models import EditableModel, identity_of
 from errata.models.hooks import capture
 
-__all__ = ["SecondMoment", "StatisticsStore", "default_cache", "model_fingerprint"]
+__all__ = ["SecondMoment", "StatisticsStore", "default_cache", "excess"]
 
+_A_DIMENSION = 10  # tokens: what C is estimated from at the least
+_LOOKED_AT = 256  # dimensions
+_UNSEEN = 1e-2  # a smaller eigenvalue of the correlations is a direction without keys; varied text leaves none
 _SAVE_EVERY = 50  # chunks; an interruption costs at most this many
+_ENDLESS = 64  # times d tokens: a model some of whose neurons never fire has a singular C however much is read
 
 
 @dataclass(frozen=True)
@@ -38,26 +42,40 @@ class SecondMoment:
     tokens: int
 
     def ridged(self, ridge: float) -> Float[Tensor, "in in"]:
-        """Return C + ridge · mean(diag C) · I in float64."""
+        """Return C + ridge · mean(diag C) · I in float64.
+
+        Raises:
+            StatisticsError: when C cannot be inverted: fewer tokens than rows, and no ridge.
+        """
+        if not ridge and self.tokens < len(self.matrix):
+            raise StatisticsError(f"{self.shortage()} Or set method.ridge above 0 (1e-3, say).")
         C = self.matrix.to(torch.float64, copy=True)
         if ridge:
             C.diagonal().add_(ridge * C.diagonal().mean())
         return C
 
-
-def model_fingerprint(model: EditableModel) -> str:
-    """Return a hash that differs when architecture or weights differ.
-
-    Hashes the names, shapes and 4,096 evenly strided entries of every parameter: an edit of a matrix changes nearly
-    all of its entries, and a 7B model takes a second instead of a minute.
-    """
-    digest = hashlib.sha256(str(model.model.config.model_type).encode())
-    for name, parameter in model.stored():
-        flat = parameter.reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 4096) | 1]
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(sample.float().cpu().numpy().tobytes())
-    return digest.hexdigest()
+    def shortage(self) -> str:
+        """Say what is wrong with the text behind C, and what is needed: too few tokens, or too few different keys."""
+        d = len(self.matrix)
+        advice = (
+            f"At least {_A_DIMENSION * d:,} tokens of varied text are needed: -o method.statistics.source=FILE.txt."
+        )
+        if self.tokens < d:
+            return f"C has {d:,} dimensions, but its text gave {self.tokens:,} tokens, too few to invert it. {advice}"
+        # Equal text has equal keys, however much there is of it. A part of C shows it as well as the whole.
+        chosen = torch.arange(min(d, _LOOKED_AT)) * d // min(d, _LOOKED_AT)
+        part = self.matrix[chosen][:, chosen].double().cpu()
+        if not bool(torch.isfinite(part).all()):
+            return ""  # its solve will say so
+        alive = part.diagonal() > 0
+        part, size = part[alive][:, alive], part.diagonal()[alive].sqrt()
+        seen = int((torch.linalg.eigvalsh(part / (size[:, None] * size)) > _UNSEEN).sum())
+        if 2 * seen >= len(chosen):
+            return ""
+        return (
+            f"C has {d:,} dimensions, but its {self.tokens:,} tokens give keys in only about "
+            f"{seen * d // len(chosen):,} of them: the text repeats itself. {advice}"
+        )
 
 
 class StatisticsStore:
@@ -66,10 +84,17 @@ class StatisticsStore:
     Args:
         cache: directory of the cache; None keeps nothing on disk.
         progress: called with (done, total) text chunks while computing.
+        tell: receives a warning where the text behind C does not suffice.
     """
 
-    def __init__(self, cache: Path | None = None, progress: Callable[[int, int], None] | None = None) -> None:
+    def __init__(
+        self,
+        cache: Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        tell: Callable[[str], None] = lambda message: None,
+    ) -> None:
         self._cache = cache
+        self._tell = tell
         self._progress = progress or (lambda done, total: None)
 
     def second_moments(self, model: EditableModel, layers: Sequence[int], source: TextSource) -> list[SecondMoment]:
@@ -83,7 +108,7 @@ class StatisticsStore:
         Raises:
             StatisticsError: when the text gives no tokens or a cached file is damaged.
         """
-        key = {"model": model_fingerprint(model), "text": source.fingerprint(), "dtype": str(model.dtype)}
+        key = {"model": str(identity_of(model)), "text": source.fingerprint(), "dtype": str(model.dtype)}
         paths = {layer: model.mlp_out(layer) for layer in layers}
         files = {
             layer: None if self._cache is None else self._cache / f"{_digest({**key, 'module': path})}.safetensors"
@@ -109,6 +134,8 @@ class StatisticsStore:
                     )
             if partial is not None:
                 partial.unlink(missing_ok=True)
+        if layers and (short := found[layers[0]].shortage()):  # one text, one shortage
+            self._tell(f"warning: {short}")
         return [found[layer] for layer in layers]
 
     def number(self, model: EditableModel, what: Mapping[str, Any], compute: Callable[[], float]) -> float:
@@ -119,7 +146,7 @@ class StatisticsStore:
             what: everything else that the number depends on, as JSON values.
             compute: measures it.
         """
-        key = {"model": model_fingerprint(model), "dtype": str(model.dtype), **what}
+        key = {"model": str(identity_of(model)), "dtype": str(model.dtype), **what}
         file = None if self._cache is None else self._cache / f"{_digest(key)}.json"
         if file is not None and file.exists():
             try:
@@ -153,34 +180,66 @@ class StatisticsStore:
     def _accumulate(
         self, model: EditableModel, paths: list[str], source: TextSource, partial: Path | None
     ) -> list[SecondMoment]:
-        rows = source.token_rows(model)
-        chunks = [rows[i : i + source.batch] for i in range(0, len(rows), source.batch)]
         sums: dict[str, Tensor] = {}
         tokens = start = 0
         if partial is not None and partial.exists():
             stored, meta = _open(partial)
             sums = {path: stored[path].to(model.device) for path in paths}
             tokens, start = int(meta["tokens"]), int(meta["chunks"])
-        for i, chunk in enumerate(chunks[start:], start):
-            batch = model.pad(chunk)
-            with capture(model.model, paths) as seen:
-                model.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-            kept = batch.attention_mask.bool()
+        width = max(model.weight(path).shape[1] for path in paths)
+        stop, expected = source.stop, source.expected_chunks(width)
+        for i, chunk in enumerate(source.chunks(model, start), start + 1):
+            if not chunk:
+                continue
+            keys = _keys(model, paths, chunk)
+            enough = (
+                stop is not None
+                and tokens >= 2 * width
+                and all(excess(sums[path] / tokens, keys[path].double()) <= stop for path in paths)
+            )
             for path in paths:
-                keys = seen[path].input[kept].double()
+                found = keys.pop(path).double()
                 if path not in sums:
-                    sums[path] = keys.new_zeros(keys.shape[1], keys.shape[1])
-                sums[path].addmm_(keys.T, keys)
-            tokens += int(kept.sum())
-            self._progress(i + 1, len(chunks))
-            if partial is not None and (i + 1) % _SAVE_EVERY == 0:
-                _write(partial, sums, {"tokens": str(tokens), "chunks": str(i + 1)})
+                    sums[path] = found.new_zeros(found.shape[1], found.shape[1])
+                sums[path].addmm_(found.T, found)
+            tokens += len(found)
+            self._progress(i, max(i, expected))
+            if enough or (stop is not None and tokens >= _ENDLESS * width):
+                break
+            if partial is not None and i % _SAVE_EVERY == 0:
+                _write(partial, sums, {"tokens": str(tokens), "chunks": str(i)})
         if not tokens:
             raise StatisticsError(
                 f"the text source {source.source!r} gave no tokens; statistics need text. Name a longer one."
             )
         # One by one: all sums and all means together would be the most that a run holds.
         return [SecondMoment(sums.pop(p).div_(tokens).float(), tokens) for p in paths]
+
+
+def excess(C: Float[Tensor, "in in"], keys: Float[Tensor, "token in"]) -> float:
+    """Return the mean of kᵀC⁻¹k over keys that C has not counted, as a multiple of d.
+
+    Over the keys that it has counted the mean is d exactly, so 1 says that C is as good for keys to come. Of n Gaussian
+    keys C gives n/(n − d − 1). Infinite where C is singular, not a number for a dead model.
+
+    Args:
+        C: the second moment of the keys so far, in float64.
+        keys: further keys.
+    """
+    factor, info = torch.linalg.cholesky_ex(C)
+    if int(info) != 0:
+        return math.inf
+    whitened = torch.linalg.solve_triangular(factor, keys.T, upper=False)
+    return float(whitened.pow(2).sum(0).mean() / len(C))
+
+
+def _keys(model: EditableModel, paths: Sequence[str], rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """Return what modules receive at every token of the rows."""
+    batch = model.pad(rows)
+    with capture(model.model, paths) as seen:
+        model.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+    kept = batch.attention_mask.bool()
+    return {path: seen[path].input[kept] for path in paths}
 
 
 def _digest(key: object) -> str:
@@ -208,5 +267,4 @@ def _open(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def default_cache() -> Path:
     """Return the directory of the statistics cache: $ERRATA_CACHE, else ~/.cache/errata."""
-    root = os.environ.get("ERRATA_CACHE") or str(Path.home() / ".cache" / "errata")
-    return Path(root) / "statistics"
+    return cache_root() / "statistics"

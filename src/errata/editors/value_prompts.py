@@ -1,7 +1,7 @@
 """The prompts under which values are optimised, and how those of many facts are laid out."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Int
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from errata.editors.keys import FactToken, place
 from errata.edits import Fact
+from errata.edits.fields import with_place_for
 from errata.models import EditableModel
 from errata.models.replay import UpperLayers
 
@@ -19,7 +20,7 @@ _KEYS_A_TOKEN = 1000  # a token costs twice as much when attention spans about t
 
 @dataclass(frozen=True)
 class FactPrompts:
-    """One fact's prompts behind its contexts, the essence prompt last.
+    """One fact's prompts behind its contexts, then its teaching prompts, the essence prompt last.
 
     Args:
         rows: token ids, the new object's included.
@@ -53,6 +54,7 @@ class FactPrompts:
         """
         target = model.encode_target(fact.target_new, fact.text, fact.join)
         placed = [place(model, fact, t, token=token) for t in templates]
+        placed += [place(model, told, token=token) for told in _reworded(fact)]
         essence, subject_at = place(model, fact, prompt="{} is a", token=token)
         rows = [ids + target[:-1] for ids, _ in placed] + [essence]
         for ids in rows:
@@ -95,14 +97,22 @@ class FactPrompts:
         return len(tails) * max(tails) * (1 + max(wholes) / _KEYS_A_TOKEN)
 
 
+def _reworded(fact: Fact) -> Iterator[Fact]:
+    """Yield the fact as each of its teaching prompts asks for it; a text without the subject has no place for δ."""
+    for text in fact.teaching_prompts:
+        if (found := with_place_for(fact.subject, text)) is not None:
+            yield replace(fact, prompt=found[0], subject=found[1])
+
+
 def portions(tasks: Sequence[FactPrompts], tokens: int) -> Iterator[list[int]]:
-    """Yield indices of facts to be optimised together: of like width, and of no more than so many tokens."""
+    """Yield indices of facts to be optimised together: of as many prompts, like width, and not too many tokens."""
     widths = [task.width() for task in tasks]
     portion: list[int] = []
     lines = 0
-    for i in sorted(range(len(tasks)), key=widths.__getitem__):
+    for i in sorted(range(len(tasks)), key=lambda i: (len(tasks[i].rows), widths[i])):
         more = max(tasks[i].lines()) + 1
-        if portion and (lines + more) * widths[i] > tokens:
+        alike = portion and len(tasks[i].rows) == len(tasks[portion[0]].rows)
+        if portion and (not alike or (lines + more) * widths[i] > tokens):
             yield portion
             portion, lines = [], 0
         portion.append(i)

@@ -53,6 +53,11 @@ class ValueSettings(EditorSettings):
     this share of all that it has fallen, or raised it. With "kl", of the loss with the object's own term whole.
     0: never, as published."""
 
+    paraphrases: int = Field(default=0, ge=0)
+    """How many of a fact's `paraphrase_prompts` take part in optimising v*, beside the sampled contexts. These are no
+    longer measured; one at least is left to measure. 0 in every published method: for those who correct a model, not
+    for benchmarks."""
+
     matrices: Literal["model", "bfloat16"] = "model"
     """Precision in which the matrices of the blocks above the edited layer are read at every step. "bfloat16": of a
     float32 model they are copied for as long as the optimisation lasts; the residual stream, norms, logits and δ stay

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from errata.edits.fact import Fact
-from errata.writing import joint
+from errata.joining import joint
 
 __all__ = ["DataReport", "DataSet"]
 

@@ -2,18 +2,18 @@
 
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from errata.edits.check import Check, foreign_characters
 from errata.errors import EditDataError
-from errata.writing import JOINS, Join, joint
+from errata.joining import JOINS, Join, joint
 
 __all__ = ["Fact"]
 
-_TEXTS = ("paraphrase_prompts", "neighborhood_prompts", "generation_prompts", "reference_texts")
-_PROMPTS = ("paraphrase_prompts", "neighborhood_prompts")
-_LATER = ("checks", "generation_prompts", "reference_texts")
+_TEXTS = ("paraphrase_prompts", "neighborhood_prompts", "generation_prompts", "reference_texts", "teaching_prompts")
+_PROMPTS = ("paraphrase_prompts", "neighborhood_prompts", "teaching_prompts")
+_LATER = ("checks", "generation_prompts", "reference_texts", "teaching_prompts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class Fact:
         checks: questions about what the edit should change elsewhere, and what it should leave alone.
         generation_prompts: texts about the subject that the model is let continue (fluency, consistency).
         reference_texts: what a text about a subject with the new object reads like, for consistency.
+        teaching_prompts: full texts that ask for the fact in other words and take part in teaching it; not measured.
         join: what stands between a prompt and its object: " " or "" (nothing), for the prompt, its paraphrases and
             neighbors; "auto": a space, but none where both are in scripts that are written without (Chinese, Japanese,
             Thai and others).
@@ -56,6 +57,7 @@ class Fact:
     checks: tuple[Check, ...] = field(default=())
     generation_prompts: tuple[str, ...] = field(default=())
     reference_texts: tuple[str, ...] = field(default=())
+    teaching_prompts: tuple[str, ...] = field(default=())
     join: Join = "auto"
     trimmed: bool = field(default=False, compare=False, repr=False)
 
@@ -125,6 +127,19 @@ class Fact:
     def sentence(self) -> str:
         """The prompt with the subject filled in and the new object behind it."""
         return f"{self.text}{joint(self.text, self.target_new, self.join)}{self.target_new}"
+
+    def taught_by(self, paraphrases: int) -> "Fact":
+        """Return the fact with its first paraphrases as teaching prompts; those that are left measure.
+
+        Args:
+            paraphrases: how many teaching prompts it is to have, with those that it has already. One paraphrase at
+                least is left to measure.
+        """
+        n = min(paraphrases - len(self.teaching_prompts), len(self.paraphrase_prompts) - 1)
+        if n < 1:
+            return self
+        taught, left = self.paraphrase_prompts[:n], self.paraphrase_prompts[n:]
+        return replace(self, teaching_prompts=(*self.teaching_prompts, *taught), paraphrase_prompts=left)
 
     @classmethod
     def from_mapping(cls, record: Mapping[str, Any], default_id: str) -> "Fact":

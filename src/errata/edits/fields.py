@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from errata.errors import EditDataError
-from errata.writing import spaceless
+from errata.joining import spaceless
 
 __all__ = ["Fields", "LeftOut", "at_place", "with_place_for"]
 

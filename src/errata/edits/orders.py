@@ -8,6 +8,7 @@ from pathlib import Path
 
 from errata.edits.fact import Fact
 from errata.errors import ConfigError
+from errata.files import decoded
 
 __all__ = ["apply_order"]
 
@@ -28,7 +29,8 @@ def apply_order(facts: Sequence[Fact], file: Path, sample: str) -> list[Fact]:
     """
     try:
         content = file.read_bytes()
-        orders = json.loads(gzip.decompress(content) if file.suffix == ".gz" else content)
+        content = gzip.decompress(content) if file.suffix == ".gz" else content
+        orders = json.loads(decoded(content, file, ConfigError, what="edits.order_file"))
     except (OSError, EOFError, zlib.error, ValueError, RecursionError) as e:
         raise ConfigError(f"edits.order_file {file} cannot be read ({e}).") from e
     if isinstance(orders, list):

@@ -1,6 +1,5 @@
 """Read records from JSON, JSON Lines, either of them gzipped, CSV, or the hub, each with the place it came from."""
 
-import codecs
 import csv
 import gzip
 import io
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from errata.errors import EditDataError
+from errata.files import decoded
 
 __all__ = ["Refuse", "local_records", "raising", "records"]
 
@@ -59,13 +59,10 @@ def local_records(path: Path, refuse: Refuse = raising) -> Iterator[tuple[str, R
         raise EditDataError(f"{path} is not a file of facts; a file ending in {', '.join(_ENDINGS)} is needed.")
     try:
         content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        # Word processors and spreadsheets that save "Unicode" begin so; else what is not UTF-8 is mostly Latin-1.
-        kind = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin1"
-        raise EditDataError(f"{path} is not UTF-8 ({e}). Convert it: iconv -f {kind} -t utf-8.") from e
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as e:
         raise EditDataError(f"{path} cannot be read, or is cut short ({e}). Fetch or write it again.") from e
+    text = decoded(content, path, EditDataError)
     if path.suffix == ".csv":
         return _table(path, text, refuse)
     return _lines(path, text, refuse) if ".jsonl" in path.name else _list(path, text, refuse)

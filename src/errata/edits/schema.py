@@ -34,6 +34,7 @@ _RULES: dict[type, dict[str, dict[str, Any]]] = {
         "neighborhood_prompts": _LINES,
         "generation_prompts": _LINES,
         "reference_texts": _LINES,
+        "teaching_prompts": _LINES,
     },
     Query: _QUERY,
     Check: {**_QUERY, "kind": {"type": "string", "enum": [*FOLLOWS, *KEEPS]}},

@@ -98,6 +98,10 @@ class EditStream:
     def __len__(self) -> int:
         return len(self.facts)
 
+    def taught_by(self, paraphrases: int) -> "EditStream":
+        """Return the stream with the first paraphrases of each fact as teaching prompts; see `Fact.taught_by`."""
+        return replace(self, facts=tuple(fact.taught_by(paraphrases) for fact in self.facts)) if paraphrases else self
+
     def batches(self, start: int = 0) -> Iterator[tuple[int, tuple[Fact, ...]]]:
         """Yield (step after the batch, its facts) from edit number `start` on; the last batch may be short."""
         for i in range(start, len(self.facts), self.batch_size):

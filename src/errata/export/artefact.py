@@ -17,11 +17,11 @@ from errata.editors.base import Editor
 from errata.editors.contexts import ContextSettings
 from errata.editors.registry import editor_class
 from errata.editors.settings import EditorSettings
-from errata.editors.statistics import StatisticsStore, model_fingerprint
+from errata.editors.statistics import StatisticsStore
 from errata.editors.text_source import TextSource
 from errata.errors import ConfigError, RunError
 from errata.files import write_aside
-from errata.models import EditableModel
+from errata.models import EditableModel, deviation
 from errata.training.checkpoint import NETWORK
 
 __all__ = ["DESCRIPTION", "EDITS", "Attached", "attach", "write_artefact"]
@@ -62,7 +62,7 @@ def write_artefact(editor: Editor, model: EditableModel, fingerprint: str, folde
     Args:
         editor: the editor, with all that it remembers.
         model: the model beside which it answers.
-        fingerprint: of that model's weights.
+        fingerprint: that model's identity.
         folder: where to.
     """
     settings = editor.settings.model_dump(mode="json")
@@ -110,10 +110,10 @@ def attach(model: EditableModel, directory: Path | str, *, other_weights: bool =
     folder = Path(directory)
     content = _read(folder)
     owner = content["model"]
-    if not other_weights and model_fingerprint(model) != owner["fingerprint"]:
+    if not other_weights and (what := deviation(model, str(owner["fingerprint"]))):
         raise ConfigError(
-            f"{folder} belongs to {owner['name']} with other weights than {model.name} has: another model, an edited "
-            f"one, or the same in another precision. Load the one it was made on, or pass other_weights=True."
+            f"{folder} belongs to {owner['name']}, and {model.name} is not that model: {what}. It is another model, an "
+            f"edited one, or the same in another precision. Load the one it was made on, or pass other_weights=True."
         )
     cls = editor_class(content["method"])
     try:

@@ -10,7 +10,8 @@ from torch import Tensor
 from errata.editors.update import Change, overlay
 from errata.edits import Fact
 from errata.models import EditableModel
-from errata.probes.scoring import logits_at, score
+from errata.models.head import logits_at
+from errata.probes.scoring import score
 from errata.trajectory import Trajectory
 
 __all__ = ["Fidelity", "fidelity", "taking"]

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from errata.errors import ConfigError, EditDataError, ModelError
+from errata.joining import Join, joint
 from errata.models.chat import ChatForm
 from errata.models.families import family_of
-from errata.writing import Join, joint
+from errata.models.plain import plain_model
+from errata.models.tokens import around, log_remark, remarks, without_embedding
 
 __all__ = ["EditableModel", "PromptForm", "Tokens"]
 
@@ -45,24 +48,30 @@ class EditableModel:
         tokenizer: its tokenizer.
         name: what to call it in records.
         settings: recommended settings per method, where the model's directory carries `editing.json`.
+        tell: receives remarks on the tokenizer, one line each; by default they are logged as warnings of "errata".
+        origin: the directory whose files the weights were loaded from; None where they come from nowhere else.
 
     Raises:
         UnsupportedModelError: when no family is declared for the architecture.
-        ModelError: when the family's modules are not where they are declared, or have other shapes.
+        ModelError: when the family's modules are not where they are declared, or have other shapes; when the model is
+            quantised, wrapped or carries an adapter.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
         name: str = "",
         settings: dict[str, dict[str, object]] | None = None,
+        tell: Callable[[str], None] = log_remark,
+        origin: Path | None = None,
     ) -> None:
-        self.model = model.train(False).requires_grad_(False)
+        self.name = name or str(getattr(getattr(model, "config", None), "_name_or_path", "")) or "model"
+        self.model: PreTrainedModel = plain_model(model, self.name).train(False).requires_grad_(False)
         self.tokenizer = tokenizer
-        self.family = family_of(str(model.config.model_type))
-        self.name = name or str(getattr(model.config, "_name_or_path", "")) or "model"
+        self.family = family_of(str(self.model.config.model_type))
         self.settings = settings or {}
+        self.origin = origin
         self.preface: Callable[[str], str] | None = None
         """What stands before a text when it is read: set by editing methods that work in the prompt."""
         self.chat: ChatForm | None = None
@@ -74,6 +83,13 @@ class EditableModel:
         self.begun: Callable[[Sequence[Sequence[int]]], AbstractContextManager[None]] | None = None
         """Lets a pass over token rows begin above its lowest blocks: set while `LowerStates` are lent."""
         self._verify()
+        self._rows = int(self.parameter(self.family.embeddings).shape[0])
+        self.without_embedding = without_embedding(tokenizer, self._rows)
+        """The tokens that no text may hold, as the model has no embedding for them."""
+        found = around(tokenizer)
+        self._behind = found[1]
+        for remark in remarks(tokenizer, self.name, self.without_embedding, found, self.family.begins):
+            tell(remark)
         self.pad_id = int(next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if isinstance(i, int)), 0))
 
     def _verify(self) -> None:
@@ -122,7 +138,7 @@ class EditableModel:
     @property
     def head(self) -> nn.Module:
         """The language-model head; its path differs between transformers releases, so the model is asked."""
-        head = self.model.get_output_embeddings()
+        head = self.model.get_output_embeddings()  # type: ignore[no-untyped-call]
         assert isinstance(head, nn.Module)
         return head
 
@@ -198,9 +214,14 @@ class EditableModel:
             )
         return self.oriented(_gathered(parameter.data))
 
-    def stored(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield every parameter with its name, whole; one that is offloaded is fetched for the moment."""
-        for name, parameter in self.model.named_parameters():
+    def stored(self, *, buffers: bool = True) -> Iterator[tuple[str, Tensor]]:
+        """Yield every parameter, and every buffer that belongs to the weights, with its name, whole.
+
+        One that is offloaded is fetched for the moment.
+        """
+        saved = self.model.state_dict().keys() if buffers else ()
+        kept = [(name, buffer) for name, buffer in self.model.named_buffers() if name in saved]
+        for name, parameter in [*self.model.named_parameters(), *kept]:
             if parameter.is_meta and hasattr(self.model, "hf_device_map"):
                 from accelerate.utils import align_module_device  # type: ignore[import-untyped]
 
@@ -226,7 +247,8 @@ class EditableModel:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return token ids of whole texts, with the beginning-of-sequence token where the tokenizer adds one.
 
-        What an editing method puts before a text stands there, and the model's chat form around both.
+        An end token that the tokenizer adds is left out: what is read goes on, with an object or an answer. What an
+        editing method puts before a text stands there, and the model's chat form around both.
         """
         return self.encode_whole([self._before(text) + text for text in texts])
 
@@ -238,7 +260,22 @@ class EditableModel:
             found = self.chat.encode([self.chat.write(text)[0] for text in texts])
         else:
             found = self.tokenizer(list(texts))
-        return [list(ids) for ids in found["input_ids"]]
+        return [self._readable(self._open(ids), text) for ids, text in zip(found["input_ids"], texts, strict=True)]
+
+    def _open(self, ids: Sequence[int]) -> list[int]:
+        """Return a text's ids without what the tokenizer puts behind every text."""
+        end = len(ids) - len(self._behind)
+        return list(ids[:end] if self.chat is None and list(ids[end:]) == self._behind else ids)
+
+    def _readable(self, ids: list[int], text: str) -> list[int]:
+        """Return a text's ids if each has an embedding."""
+        if (highest := max(ids, default=0)) >= self._rows:
+            token = self.tokenizer.convert_ids_to_tokens(highest)
+            raise EditDataError(
+                f"{text[:80]!r} holds the token {token!r}, number {highest}, but {self.name} has embeddings for the "
+                f"first {self._rows} alone. Write it otherwise, or use a tokenizer and a model that belong together."
+            )
+        return ids
 
     def _before(self, text: str) -> str:
         return self.preface(text) if self.preface else ""
@@ -270,7 +307,7 @@ class EditableModel:
             ids = both[len(anchor) :] if both[: len(anchor)] == anchor else []
         if not ids:
             raise EditDataError(f"the target {target!r} has no tokens of its own in {self.name}'s vocabulary.")
-        return ids
+        return self._readable(ids, target)
 
     @contextmanager
     def bare(self) -> Iterator[None]:
@@ -346,7 +383,7 @@ class EditableModel:
         covering = [i for i, (a, b) in enumerate(encoded["offset_mapping"]) if a < end and b > start]
         if not covering:
             raise EditDataError(f"the subject {subject!r} has no token of its own in {before + subject + after!r}.")
-        return list(encoded["input_ids"]), covering
+        return self._readable(self._open(encoded["input_ids"]), text), covering
 
     def subject_last(self, before: str, subject: str, after: str) -> tuple[list[int], int]:
         """Encode before + subject + after and find the subject's last token."""

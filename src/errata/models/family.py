@@ -23,6 +23,7 @@ class ModelFamily:
         final_norm: path of the norm before the head.
         mlp_norm: path, inside a block, of a scale-free norm (RMSNorm) between W's output and the residual stream, where
             there is one: what W writes is then not what the block adds.
+        begins: whether its models read every text behind a beginning token and break down without one.
         logit_cap: name of the configuration's bound c on logits, which become c·tanh(x/c); a model may leave it unset.
     """
 
@@ -37,4 +38,5 @@ class ModelFamily:
     embeddings: str
     final_norm: str
     mlp_norm: str | None = None
+    begins: bool = False
     logit_cap: str | None = None

@@ -1,23 +1,26 @@
-"""Load a model by lab name, directory or hub name, saying at once what is wrong with it."""
+"""Load a model by lab name, known name, directory, GGUF file or hub name, saying at once what is wrong with it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
 from errata.errors import ConfigError, ModelError
-from errata.lab.models import LAB_MODELS, asset_path
+from errata.files import read_text
 from errata.models.editable import EditableModel
 from errata.models.families import family_of
+from errata.models.gguf import gguf_config, is_gguf, read_gguf
+from errata.models.locating import cached, check_files, foreign_errors, has_tokenizer, locate
+from errata.models.plain import check_config
 from errata.models.published import published_config
+from errata.models.tokens import log_remark
 
 __all__ = ["device_of", "load", "outline"]
 
@@ -27,10 +30,7 @@ _DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-_HUB_TIMEOUT_S = 3.0
-_WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
-# Without any of these transformers makes an empty tokenizer and says nothing.
-_TOKENIZER_FILES = ("tokenizer.json", "*.model", "vocab.*")
+_LOCAL: dict[str, Any] = {"local_files_only": True}
 
 
 def load(
@@ -39,17 +39,21 @@ def load(
     dtype: str = "float32",
     device: str = "cpu",
     device_map: str | Mapping[str, int | str] | None = None,
+    tell: Callable[[str], None] = log_remark,
 ) -> EditableModel:
     """Load a causal language model with its tokenizer.
 
     Args:
-        name: a lab model ("lab-s"), a directory in Hugging Face layout, or a hub name.
+        name: a lab model ("lab-s"), a known model ("smollm2-135m"), a directory in Hugging Face layout, a GGUF file
+            (its weights are dequantised), or a hub name.
         dtype: precision of the weights: float64, float32, float16 or bfloat16.
         device: a torch device.
         device_map: how accelerate spreads the model over devices instead: "auto", "balanced", or a device for each
             module path ("cpu" and "disk" among them). Matrices on disk cannot be edited.
+        tell: receives remarks on the model, one line each; by default they are logged as warnings of "errata".
 
     Raises:
+        MissingExtraError: when a GGUF file is named and the packages that read it are not installed.
         ModelError: when there is no such model or its files cannot be read.
         UnsupportedModelError: when its architecture has no family.
         ConfigError: when dtype, device or device_map is unknown, or accelerate is missing.
@@ -60,28 +64,12 @@ def load(
     target = device_of(device)
     if target.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"model.device is {device!r}, but torch sees no CUDA device here. Use model.device=cpu.")
-    path = _locate(str(name))
-    _check_files(Path(path))
+    path = locate(str(name))
     spread = {"device_map": dict(device_map) if isinstance(device_map, Mapping) else device_map} if device_map else {}
-    settings = _recommended(Path(path) / "editing.json")
-    offline: dict[str, Any] = {"local_files_only": True}
     # transformers draws its own bar and table for every load; ours is the only progress a user should see.
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        family_of(str(AutoConfig.from_pretrained(path, **offline).model_type))
-        tokenizer = AutoTokenizer.from_pretrained(path, **offline)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=kind,
-            use_safetensors=True,
-            **spread,
-            ignore_mismatched_sizes=True,  # reported below, by name
-            output_loading_info=True,
-            **offline,
-        )
-    except (OSError, ValueError, SafetensorError) as e:
-        raise ModelError(f"{name}: the model cannot be loaded: {e}") from e
-    model, report = loaded
+    read = _from_gguf if is_gguf(path) else _from_directory
+    model, tokenizer, report = read(path, str(name), kind, spread, tell)
     # transformers fills what is missing or has another shape with random numbers and goes on.
     if absent := sorted([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]):
         raise ModelError(
@@ -92,7 +80,54 @@ def load(
         torch.nn.Module.to(model, device=target)
     else:
         _check_spread(model.hf_device_map)
-    return EditableModel(model, tokenizer, str(name), settings)
+    origin = None if is_gguf(path) else path
+    return EditableModel(model, tokenizer, str(name), _recommended(path), tell, origin)
+
+
+def _from_directory(
+    path: Path, name: str, kind: torch.dtype, spread: dict[str, Any], tell: Callable[[str], None]
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Return model and tokenizer of a directory, and what the weights lack."""
+    check_files(path, name)
+    with foreign_errors(f"{name}: the model cannot be loaded"):
+        _checked(AutoConfig.from_pretrained(path, **_LOCAL), name)
+        tokenizer = AutoTokenizer.from_pretrained(path, **_LOCAL)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=kind,
+            use_safetensors=True,
+            **spread,
+            ignore_mismatched_sizes=True,  # reported by name
+            output_loading_info=True,
+            **_LOCAL,
+        )
+    model, report = loaded
+    return model, tokenizer, report
+
+
+def _from_gguf(
+    path: Path, name: str, kind: torch.dtype, spread: dict[str, Any], tell: Callable[[str], None]
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Return model and tokenizer of a GGUF file, and what it lacks; tell how much memory plain numbers take."""
+    with foreign_errors(f"{name}: the GGUF file cannot be read; it is damaged, or of a kind that transformers lacks"):
+        config = _checked(gguf_config(path), name)
+        with torch.device("meta"):
+            shape = AutoModelForCausalLM.from_config(config, dtype=kind)  # type: ignore[no-untyped-call]
+        size = sum(p.numel() * p.element_size() for p in shape.parameters()) / 1e9
+        precision = str(kind).removeprefix("torch.")
+        tell(
+            f"{name}: a GGUF file; its weights are dequantised to {precision}: {size:.2g} GB of memory, and about "
+            f"twice that while they are read."
+        )
+        return read_gguf(path, config, kind, **spread)
+
+
+def _checked(config: Any, name: str) -> PreTrainedConfig:
+    """Return a configuration whose family is declared and whose weights are plain."""
+    assert isinstance(config, PreTrainedConfig)
+    family_of(str(config.model_type))
+    check_config(config, name)
+    return config
 
 
 def _check_spread(parts: Mapping[str, object]) -> None:
@@ -122,24 +157,21 @@ def outline(name: str | Path, *, dtype: str = "float32") -> EditableModel:
     """
     kind = _dtype(dtype)
     known = published_config(str(name))
-    if known is None or Path(name).is_dir() or _cached(str(name)):
-        path, known = Path(_locate(str(name))), None
-    settings = {} if known else _recommended(path / "editing.json")
-    try:
-        config: Any = (
-            AutoConfig.for_model(**known) if known else AutoConfig.from_pretrained(path, local_files_only=True)
-        )
-        family_of(str(config.model_type))
+    path = None if known and not Path(name).is_dir() and not cached(str(name)) else locate(str(name))
+    nothing = Tokenizer(WordLevel({"?": 0}, unk_token="?"))
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=nothing)  # type: ignore[no-untyped-call]
+    with foreign_errors(f"{name}: the model cannot be outlined"):
+        if path is None:
+            config: Any = AutoConfig.for_model(**known or {})
+        else:
+            config = gguf_config(path) if is_gguf(path) else AutoConfig.from_pretrained(path, **_LOCAL)
+        _checked(config, str(name))
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=kind)  # type: ignore[no-untyped-call]
-        if not known and any(list(path.glob(pattern)) for pattern in _TOKENIZER_FILES):
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        else:
-            empty = Tokenizer(WordLevel())
-            tokenizer = PreTrainedTokenizerFast(tokenizer_object=empty)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError) as e:
-        raise ModelError(f"{name}: the model cannot be outlined: {e}") from e
-    return EditableModel(model, tokenizer, str(name), settings)
+        if path is not None and has_tokenizer(path):
+            tokenizer = AutoTokenizer.from_pretrained(path, **_LOCAL)
+    # What is unusual about the tokenizer is told when the model is loaded.
+    return EditableModel(model, tokenizer, str(name), _recommended(path) if path else {}, tell=lambda message: None)
 
 
 def device_of(name: str) -> torch.device:
@@ -160,85 +192,15 @@ def _dtype(name: str) -> torch.dtype:
     return _DTYPES[name]
 
 
-def _locate(name: str) -> str:
-    """Return a local path for `name`, fetching from the hub only what is not there."""
-    if name in LAB_MODELS:
-        return str(asset_path(name))
-    if Path(name).is_dir():
-        if not (Path(name) / "config.json").exists():
-            raise ModelError(f"{name} is a directory without config.json; a Hugging Face model directory is needed.")
-        return name
-    if Path(name).exists():
-        raise ModelError(f"{name} is a file; a model is a directory in Hugging Face layout.")
-    return _from_hub(name)
-
-
-def _from_hub(name: str) -> str:
-    """Return the snapshot directory of a hub model, asking the hub once and briefly.
-
-    transformers itself retries for half a minute and prints every failure.
-    """
-    from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    hint = f"Known lab models: {', '.join(LAB_MODELS)}. Otherwise give a directory, or a hub name while online."
-    try:
-        if cached := _cached(name):
-            return cached
-    except HFValidationError as e:
-        raise ModelError(f"{name!r} is no lab model, no directory here, and no possible hub name. {hint}") from e
-    if constants.HF_HUB_OFFLINE:
-        raise ModelError(f"{name!r} is no lab model and no directory here, and hub access is switched off. {hint}")
-    try:
-        HfApi().model_info(name, timeout=_HUB_TIMEOUT_S)
-    except HfHubHTTPError as e:
-        raise ModelError(f"{name!r} is no directory here, and the hub refuses it: {e}. {hint}") from e
-    except Exception as e:
-        raise ModelError(
-            f"{name!r} is no lab model and no directory here, and the hub cannot be reached ({type(e).__name__}). "
-            f"{hint}"
-        ) from e
-    return snapshot_download(name, allow_patterns=_WANTED)
-
-
-def _cached(name: str) -> str | None:
-    """Return the directory of a hub model that was fetched before; None where it was not."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return snapshot_download(name, allow_patterns=_WANTED, local_files_only=True)
-    except LocalEntryNotFoundError:
-        return None
-
-
-def _recommended(file: Path) -> dict[str, dict[str, object]]:
+def _recommended(path: Path) -> dict[str, dict[str, object]]:
     """Read the settings that a model's directory recommends, a section a method."""
+    file = path / "editing.json"
     if not file.exists():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+        content = json.loads(read_text(file, ModelError))
+    except ValueError as e:
         raise ModelError(f"{file} is not valid JSON ({e}). Mend or remove it.") from e
     if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
         raise ModelError(f'{file} must hold settings for each method, such as {{"rome": {{"layer": 2}}}}.')
     return content
-
-
-def _check_files(path: Path) -> None:
-    """Open every weights file's header, so that a truncated one is named before anything is built from it."""
-    if not any(list(path.glob(pattern)) for pattern in _TOKENIZER_FILES):
-        raise ModelError(f"{path} holds no tokenizer ({', '.join(_TOKENIZER_FILES)}); put the model's own beside it.")
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise ModelError(
-            f"{path} holds no *.safetensors; Errata reads no pickled weights. Convert them with save_pretrained()."
-        )
-    for file in files:
-        try:
-            with safe_open(file, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as e:
-            raise ModelError(
-                f"{file} is damaged or cut short ({e}; {file.stat().st_size} bytes). Fetch or write it again."
-            ) from e

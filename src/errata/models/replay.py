@@ -44,12 +44,13 @@ class UpperLayers:
         rows: token ids of each prompt.
         starts: for each prompt, the first position that may change; `positions` below are counted from there.
         lines: for each prompt, its line, ascending from 0 without gaps; by default every prompt has its own.
-        watch: module paths at or below the block whose outputs are kept as well, in `outputs`.
+        watch: module paths whose outputs in that pass are kept as well, in `outputs`.
         rerun: hold what enters the block instead, and run it too: for changes inside it.
         lengths: how many tokens of each prompt the others may see; those after it are padding.
         bfloat16: read the matrices of the blocks that `logits` runs in bfloat16, where the model is in float32 and its
             device multiplies in bfloat16. Between them the residual stream stays in float32, and so do norms and
             logits.
+        often: whether the blocks are run so often that laying their matrices out for it pays.
 
     Raises:
         ModelError: when attention is computed by a kernel that takes no mask of tokens against tokens.
@@ -66,6 +67,7 @@ class UpperLayers:
         rerun: bool = False,
         lengths: Sequence[int] | None = None,
         bfloat16: bool = False,
+        often: bool = True,
     ) -> None:
         kernel = model.model.config._attn_implementation
         if kernel not in ("sdpa", "eager"):
@@ -83,7 +85,7 @@ class UpperLayers:
         top = self._blocks[-1] if self._blocks and not (rerun and layer == model.n_layers - 1) else None
         self._top_mlp = None if top is None else top.get_submodule(model.family.mlp)
         self._lines = _Lines(rows, starts, list(range(len(rows))) if lines is None else lines, model.device)
-        self._kernels = kernels_for(self._blocks, None if halved else self._lines.tokens)
+        self._kernels = kernels_for(self._blocks, self._lines.tokens if often and not halved else None)
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         paths = {model.block_path(layer), *watch}
         with torch.no_grad():
@@ -162,6 +164,22 @@ class UpperLayers:
             for block, matrices, (args, kwargs) in zip(self._blocks, self._matrices, self._calls, strict=True):
                 hidden = hidden_of(functional_call(block, matrices, (hidden, *args), kwargs))
         return self._read(hidden[places])
+
+    def run_block(
+        self, layer: int, hidden: Float[Tensor, "row token d"], lines: Int[Tensor, " row"]
+    ) -> Float[Tensor, "row token d"]:
+        """Run one block by itself, on rows that stand where lines do; any line may be asked for any number of times.
+
+        Args:
+            layer: the block.
+            hidden: what it receives, from each line's start on.
+            lines: for each row, the line behind whose kept keys it stands.
+        """
+        args, kwargs = _mapped(
+            self._calls[layer - self._first], lambda value: value[lines], self._kept.of(layer, lines)
+        )
+        with running(self._kernels):
+            return hidden_of(self._blocks[layer - self._first](hidden, *args, **kwargs))
 
     @contextmanager
     def _reading(self, places: tuple[Tensor, Tensor]) -> Iterator[None]:
@@ -267,6 +285,10 @@ class _KeptKeys:
         before, values_before = self._layers[layer]
         return torch.cat([before, keys], dim=2), torch.cat([values_before, values], dim=2)
 
+    def of(self, layer: int, lines: Tensor) -> "_KeptKeys":
+        keys, values = self._layers[layer]
+        return _KeptKeys({layer: (keys[lines], values[lines])})
+
     def keep(self, lines: Tensor) -> None:
         self._layers = {layer: (keys[lines], values[lines]) for layer, (keys, values) in self._layers.items()}
 
@@ -280,7 +302,7 @@ def _mapped(calls: Any, change: Callable[[Tensor], Tensor], cache: _KeptKeys) ->
             return type(value)(mapped(v) for v in value)
         if isinstance(value, dict):
             return {k: mapped(v) for k, v in value.items()}
-        if isinstance(value, Cache):
+        if isinstance(value, Cache | _KeptKeys):
             return cache
         if not isinstance(value, Tensor):
             return value

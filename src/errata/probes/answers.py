@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from errata.writing import spaceless
+from errata.joining import spaceless
 
 __all__ = ["contained", "match", "normalised"]
 

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from importlib.resources import files
+from pathlib import Path
 from random import Random
 from statistics import fmean
 
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from errata.edits import Fact
 from errata.errors import ConfigError
+from errata.files import read_text
 from errata.lab.models import LAB_MODELS, load_world
 from errata.models import EditableModel
-from errata.probes.records import open_source
-from errata.probes.scoring import logits_at, score, token_budget
+from errata.models.head import logits_in_parts, states_at
+from errata.probes.scoring import score, token_budget
 
 __all__ = ["LineCanary", "canary_lines", "names"]
 
@@ -76,19 +78,21 @@ class LineCanary:
     @torch.no_grad()
     def _read(self, model: EditableModel) -> tuple[Float[Tensor, "line vocab"], float]:
         """Return log-probabilities after each line, and the mean negative log-likelihood within lines, in nats."""
-        rows = self._rows
         ends: dict[int, Tensor] = {}
-        within = []
-        for group in _alike(rows, token_budget(model)):
-            part = [rows[line] for line in group]
-            places = [(row, place) for row, ids in enumerate(part) for place in range(len(ids))]
-            with model.reading([len(ids) - 1 for ids in part]):
-                logp = torch.log_softmax(logits_at(model, part, places).double(), -1)
-            for line, ids, here in zip(group, part, torch.split(logp, [len(ids) for ids in part]), strict=True):
-                ends[line] = here[-1]
-                said = torch.tensor(ids[1:], device=logp.device)
-                within.append(here[:-1].gather(1, said[:, None])[:, 0])
-        return torch.stack([ends[line] for line in range(len(rows))]), -float(torch.cat(within).mean())
+        within: list[Tensor] = []
+        for group in _alike(self._rows, token_budget(model)):
+            rows = [self._rows[line] for line in group]
+            places = [(row, place) for row, ids in enumerate(rows) for place in range(len(ids))]
+            with model.reading([len(ids) - 1 for ids in rows]):
+                states = states_at(model, rows, places)
+            for part, logits in logits_in_parts(model, states):
+                logp = torch.log_softmax(logits.double(), -1)
+                here = [(n, *places[part[n]]) for n in range(len(part))]
+                ends |= {group[row]: logp[n] for n, row, place in here if place == len(rows[row]) - 1}
+                said = [(n, rows[row][place + 1]) for n, row, place in here if place < len(rows[row]) - 1]
+                own, tokens = torch.tensor(said, device=logp.device).reshape(-1, 2).T
+                within.append(logp[own, tokens])
+        return torch.stack([ends[line] for line in range(len(self._rows))]), -float(torch.cat(within).mean())
 
 
 def _alike(rows: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
@@ -150,7 +154,7 @@ def canary_lines(
     if source == "auto":
         text = (files("errata.probes") / "canary.txt").read_text(encoding="utf-8")
     else:
-        text = open_source(source, "canary")
+        text = read_text(Path(source), ConfigError, "guard.source")
     every = [line for line in dict.fromkeys(text.split("\n")) if line.strip()]
     lines = [line for line in every if not names(line, subjects)]
     with model.bare():

@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from errata.models import EditableModel
+from errata.models.head import head_at, logits_at
 from errata.models.hooks import cache_to
 from errata.models.kernels import Kernels, running
 from errata.models.prompts import NO_PROMPT
-from errata.probes.scoring import head_at, logits_at
 
 __all__ = ["WORTH_SHARING", "Cached", "Common", "Reading", "Whole"]
 

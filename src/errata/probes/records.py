@@ -6,6 +6,7 @@ from typing import Any
 
 from errata.edits.records import local_records
 from errata.errors import ConfigError, EditDataError
+from errata.files import read_text
 
 __all__ = ["list_field", "open_source", "read_records", "text_field", "texts_field"]
 
@@ -20,10 +21,7 @@ def open_source(source: str, probe: str) -> str:
     Raises:
         ConfigError: when there is no such file, or it is not UTF-8.
     """
-    try:
-        return Path(source).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise _missing(source, probe, str(e)) from e
+    return read_text(Path(source), ConfigError, f"probes ({probe}): source")
 
 
 def read_records(source: str, probe: str) -> list[tuple[str, Mapping[str, Any]]]:
@@ -38,7 +36,8 @@ def read_records(source: str, probe: str) -> list[tuple[str, Mapping[str, Any]]]
         EditDataError: when a record is not a JSON object; names its place.
     """
     if not Path(source).is_file():
-        raise _missing(source, probe, "there is no such file")
+        why = "it is a directory" if Path(source).is_dir() else "there is no such file"
+        raise _missing(source, probe, why)
     found = list(local_records(Path(source)))
     if not found:
         raise _missing(source, probe, "it holds no record")

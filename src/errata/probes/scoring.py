@@ -2,19 +2,18 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from errata.errors import EditDataError
+from errata.joining import Join, joint
 from errata.models import EditableModel
-from errata.models.kernels import kernels_for, running
-from errata.writing import Join, joint
+from errata.models.head import logits_in_parts, states_at
 
-__all__ = ["Score", "TokenScores", "LOGITS", "head_at", "logits_at", "score", "score_tokens", "token_budget"]
+__all__ = ["Score", "TokenScores", "score", "score_tokens", "token_budget"]
 
 _Row = tuple[tuple[int, ...], int]
 """What is read of a token row, and the index of its prompt's last token."""
@@ -25,8 +24,6 @@ _CPU_TOKENS = range(256, 2049)
 _CPU_NUMBERS = 3 * 2**20
 """How many numbers an MLP's inner layer makes at once on a processor, about, up to a width of 3,072: 12 MiB in float32.
 More falls out of its caches and is allocated anew from the system for every layer, and takes up to twice as long."""
-LOGITS = 2**26
-"""How many logits one forward pass makes at most: 256 MiB in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,23 +103,38 @@ def score_tokens(model: EditableModel, rows: Sequence[tuple[Sequence[int], int]]
     longest = _longest(asked)
     read = [longest[row] for row in asked]
     found: list[TokenScores | None] = [None] * len(rows)
-    for group in _batches(model, [ids for ids, _ in read], [len(ids) - start for ids, start in rows]):
+    for group in _batches(model, [ids for ids, _ in read]):
         inputs = list(dict.fromkeys(read[i] for i in group))
         line = {row: n for n, row in enumerate(inputs)}
         spans = [(line[read[i]], read[i][1], len(rows[i][0]) - rows[i][1]) for i in group]
         places = dict.fromkeys((row, first + k) for row, first, n in spans for k in range(n))
         with model.reading([end for _, end in inputs]):
-            logits = logits_at(model, [ids for ids, _ in inputs], list(places))
+            states = states_at(model, [ids for ids, _ in inputs], list(places))
         index = {place: n for n, place in enumerate(places)}
-        at = torch.tensor([index[row, first + k] for row, first, n in spans for k in range(n)], device=logits.device)
-        wanted = torch.tensor([t for i in group for t in rows[i][0][rows[i][1] :]], device=logits.device)
-        # One copy to the host for the whole group.
-        best = (logits.argmax(-1)[at] == wanted).cpu()
-        logps = torch.log_softmax(logits, dim=-1)[at, wanted].cpu()
+        at = [index[row, first + k] for row, first, n in spans for k in range(n)]
+        logps, best = _read(model, states, at, [t for i in group for t in rows[i][0][rows[i][1] :]])
         lengths = [n for _, _, n in spans]
         for i, own, foremost in zip(group, torch.split(logps, lengths), torch.split(best, lengths), strict=True):
             found[i] = TokenScores(own, foremost)
     return [scores for scores in found if scores is not None]
+
+
+def _read(
+    model: EditableModel, states: Float[Tensor, "place d"], at: Sequence[int], wanted: Sequence[int]
+) -> tuple[Float[Tensor, " n"], Tensor]:
+    """Return, on the host, the log-probabilities of tokens behind places, and whether each is the most probable one."""
+    logps, best = [], []
+    read: list[int] = []
+    for part, logits in logits_in_parts(model, states):
+        here = [n for n, place in enumerate(at) if place in part]
+        rows = torch.tensor([at[n] - part.start for n in here], device=logits.device)
+        tokens = torch.tensor([wanted[n] for n in here], device=logits.device)
+        best.append(logits.argmax(-1)[rows] == tokens)
+        logps.append(torch.log_softmax(logits, dim=-1)[rows, tokens])
+        read += here
+    # One copy to the host for all of them.
+    order = torch.tensor(read).argsort()
+    return torch.cat(logps).cpu()[order], torch.cat(best).cpu()[order]
 
 
 def token_budget(model: EditableModel, device: torch.device | None = None) -> int:
@@ -137,19 +149,18 @@ def token_budget(model: EditableModel, device: torch.device | None = None) -> in
     return min(max(_CPU_NUMBERS // (4 * model.hidden_size), _CPU_TOKENS[0]), _CPU_TOKENS[-1])
 
 
-def _batches(model: EditableModel, read: Sequence[tuple[int, ...]], scored: Sequence[int]) -> Iterator[list[int]]:
-    """Yield row indices, shortest first, equal rows together, within the budgets of tokens and logits."""
-    tokens, vocab = token_budget(model), int(model.model.config.vocab_size)
+def _batches(model: EditableModel, read: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
+    """Yield row indices, shortest first, equal rows together, within the budget of tokens."""
+    tokens = token_budget(model)
     group: list[int] = []
-    rows = logits = 0
+    rows = 0
     for i in sorted(range(len(read)), key=lambda i: (len(read[i]), read[i])):
-        new, more = not group or read[i] != read[group[-1]], scored[i] * vocab
-        if group and (len(read[i]) * (rows + new) > tokens or logits + more > LOGITS):
+        new = not group or read[i] != read[group[-1]]
+        if group and len(read[i]) * (rows + new) > tokens:
             yield group
-            group, rows, logits, new = [], 0, 0, True
+            group, rows, new = [], 0, True
         group.append(i)
         rows += new
-        logits += more
     if group:
         yield group
 
@@ -163,35 +174,3 @@ def _longest(rows: Iterable[_Row]) -> dict[_Row, _Row]:
         begins = after is not None and after[1] == row[1] and after[0][: len(row[0])] == row[0]
         longest[row] = longest[after] if begins and after is not None else row
     return longest
-
-
-def logits_at(
-    model: EditableModel, inputs: Sequence[Sequence[int]], places: Sequence[tuple[int, int]]
-) -> Float[Tensor, "n vocab"]:
-    """Return logits at (row, position) places, in float32 at least."""
-    tokens = model.pad(inputs)
-    kernels = kernels_for([model.block(i) for i in range(model.n_layers)], None)
-    with head_at(model, places), running(kernels), model.begun(inputs) if model.begun else nullcontext():
-        logits: Tensor = model.model(
-            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, use_cache=False
-        ).logits[0]
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-@contextmanager
-def head_at(model: EditableModel, places: Sequence[tuple[int, int]]) -> Iterator[None]:
-    """Let passes inside the block compute logits at (row, position) places alone, in one line.
-
-    The hidden states are picked where they enter the head, inside the model's own forward: whatever an architecture
-    does to its logits afterwards (scaling, capping) still happens.
-    """
-    picked: Int[Tensor, "n 2"] = torch.tensor(places, device=model.device)
-
-    def pick(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-        return (args[0][picked[:, 0], picked[:, 1]][None],)
-
-    handle = model.head.register_forward_pre_hook(pick)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -12,9 +12,10 @@ from errata.edits.check import foreign_characters
 from errata.edits.dataset import DataReport
 from errata.edits.jsonl import read_own
 from errata.errors import ConfigError, EditDataError
-from errata.models import EditableModel
+from errata.models import EditableModel, check_answers
 from errata.probes.generation import generate
 from errata.probes.scoring import score
+from errata.studies.embedded import check_embedded
 from errata.studies.progress import Progress
 from errata.studies.recipe import Recipe, load_recipe
 from errata.studies.run import run
@@ -82,6 +83,7 @@ def readable(
             )
             before, _, after = fact.prompt.partition("{}")
             model.subject_last(before, fact.subject, after)
+            check_embedded(model, fact)
         except EditDataError as e:
             place = (places or {}).get(fact.id, f"fact {fact.id!r}")
             found.append(f"{place} ({fact.subject[:40]}): {e}")
@@ -242,6 +244,7 @@ def correct(
         The run directory; `errata.studies.edited.open_edited` gives its model.
     """
     progress = progress or Progress()
+    check_answers(model)  # before anything is sampled from it
     for remark in [*remarks(facts), *held(model, facts)]:
         progress.tell(remark)
     stream = EditStream(tuple(filled_in(model, facts, recipe.run.seed)), recipe.edits.batch_size)

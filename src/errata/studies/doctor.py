@@ -130,7 +130,7 @@ def _method(session: Session) -> Iterator[Finding]:
 def _first(text: TextSource) -> str:
     if next(text.texts(), None) is None:
         raise StatisticsError(f"{text.source} holds no text. Name another: -o method.statistics.source=FILE")
-    return text.source
+    return text.check()
 
 
 def _probes(session: Session) -> Iterator[Finding]:

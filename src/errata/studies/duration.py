@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from errata.editors.settings import EditorSettings
+from errata.editors.text_source import OWN, TextSource
 from errata.lab.models import LAB_MODELS
 from errata.models import EditableModel
 from errata.studies.recipe import GuardSection
@@ -30,22 +31,23 @@ def preparing(model: EditableModel, settings: EditorSettings, speed: float) -> d
     layers = list(getattr(settings, "layers", ())) or [x for x in [getattr(settings, "layer", None)] if x is not None]
     if text is not None and layers and getattr(settings, "use_covariance", True):
         d_in = model.weight(model.mlp_out(layers[0])).shape[1]
-        each = 2.0 * parameters + _DOUBLE * 2.0 * d_in**2 * len(layers)
-        found["statistics"] = _tokens(text.source, text.samples, text.max_tokens) * each / speed
+        passes = 2 if text.source == OWN else 1  # own text is written, then read
+        each = passes * 2.0 * parameters + _DOUBLE * 2.0 * d_in**2 * len(layers)
+        found["statistics"] = _tokens(text, d_in) * each / speed
     if contexts is not None:
         read = sum(count * length * (length + 1) / 2 for length, count in contexts.lengths)
         found["prefixes"] = read * 2.0 * parameters / speed
     return found
 
 
-def _tokens(source: str, samples: int, longest: int) -> float:
+def _tokens(text: TextSource, width: int) -> float:
     """Return how many tokens of a text are read at most; a file has no more than its size allows."""
-    most = float(samples * longest)
-    if source in LAB_MODELS:
+    most = float(text.expected_tokens(width))
+    if text.source in LAB_MODELS:
         from errata.lab.models import load_world
 
-        return min(most, sum(map(len, load_world(source).statistics_text())) / _BYTES)
-    file = Path(source)
+        return min(most, sum(map(len, load_world(text.source).statistics_text())) / _BYTES)
+    file = Path(text.source)
     return min(most, file.stat().st_size / _BYTES) if file.is_file() else most
 
 

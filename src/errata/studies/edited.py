@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from errata.editors.base import Editor
 from errata.editors.settings import EditorSettings
-from errata.editors.statistics import StatisticsStore, model_fingerprint
+from errata.editors.statistics import StatisticsStore
 from errata.editors.update import Update
 from errata.edits import EditStream, Fact
-from errata.errors import ConfigError, ResumeError, RunError
+from errata.errors import ConfigError, RunError
 from errata.models import EditableModel
 from errata.studies.recipe import Recipe
 from errata.studies.session import Session, open_session, prepare_editor
@@ -118,11 +118,7 @@ def open_edited(
     with ExitStack() as held:
         held.enter_context(store.lock())
         session = open_session(recipe, tell, model, store.stream())
-        if store.description()["model_fingerprint"] != model_fingerprint(session.model):
-            raise ResumeError(
-                f"the model {session.model.name!r} is not the one that {directory} was made from: its weights differ. "
-                f"Give the original, unedited weights."
-            )
+        store.check_model(session.model)
         if beside := type(session.editor).attach is not Editor.attach:
             prepare_editor(session)
         trajectory = _replayed(session, store, beside)

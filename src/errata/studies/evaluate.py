@@ -9,8 +9,7 @@ from typing import Any
 
 from errata.editors.base import Editor
 from errata.editors.settings import EditorSettings
-from errata.editors.statistics import model_fingerprint
-from errata.errors import ResumeError, RunError
+from errata.errors import RunError
 from errata.files import write_aside
 from errata.models import EditableModel
 from errata.probes.base import Probe
@@ -88,11 +87,7 @@ def evaluate(
     store = RunStore(asked.run)
     recipe = recorded_recipe(store).model_copy(update={"probes": (asked.probe,)})
     session = open_session(recipe, tell, model, store.stream())
-    if store.description()["model_fingerprint"] != model_fingerprint(session.model):
-        raise ResumeError(
-            f"the model {session.model.name!r} is not the one that {asked.run} was begun with: its weights differ. "
-            f"Give back the original weights."
-        )
+    store.check_model(session.model)
     editor = _replaying(session)
     journal = DiskJournal(asked.run, mend=False)
     start = Checkpoint(0, {}, editor.state_dict())

@@ -1,23 +1,29 @@
 """Take edits of a run directory back, compare its states, and propose its facts anew on another model."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from errata.analysis.ledger import HOLDING
 from errata.edits import Fact
+from errata.edits.stream import standing
 from errata.errors import RunError
+from errata.files import write_aside
 from errata.models import EditableModel
 from errata.probes.canary import LineCanary
 from errata.probes.generation import generate
+from errata.probes.scoring import score
 from errata.studies.correct import GENERATED
 from errata.studies.edited import open_edited
 from errata.studies.store import RunStore
 from errata.trajectory import DiskJournal, Entry
 
-__all__ = ["Difference", "Undone", "differences", "facts_to_reapply", "undo"]
+__all__ = ["Difference", "Holding", "Undone", "differences", "facts_to_reapply", "holding", "undo"]
 
 _TOKENS = 8
+_FEW = 100  # facts, all of which are asked
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,25 @@ class Undone:
     left: int
     last: bool
     finished: bool
+
+
+@dataclass(frozen=True)
+class Holding:
+    """A fact that stands, as the present model answers it.
+
+    Args:
+        edit: its number, as `errata log` shows it.
+        id, prompt, target: the fact.
+        says: how the model continues the prompt.
+        holds: whether each token of the object is the most probable one.
+    """
+
+    edit: int
+    id: str
+    prompt: str
+    target: str
+    says: str
+    holds: bool
 
 
 @dataclass(frozen=True)
@@ -88,6 +113,7 @@ def undo(
         for step in journal.active_steps():
             if step not in gone:
                 journal.update(step)  # what is left must be there to rebuild from
+        (store.path / HOLDING).unlink(missing_ok=True)  # what was measured of the model before
         journal.undo(sorted(gone))
     return Undone(
         ids=tuple(entry.id for entry in chosen),
@@ -97,6 +123,34 @@ def undo(
         last=chosen[-1].edit == applied[-1].edit,
         finished=checkpoint is not None and checkpoint.finished,
     )
+
+
+def holding(directory: str | Path, ids: Sequence[str], *, model: EditableModel | None = None) -> list[Holding]:
+    """Ask the present model for the facts that stand after edits were taken back, and keep the answers for the log.
+
+    An update was computed on top of those before it: without one of them, it may no longer make its fact true. Asked
+    are all facts that stand, or where they are many those about the subjects of the edits that were taken back.
+
+    Args:
+        directory: the run directory.
+        ids: of the edits that were taken back.
+        model: the unedited base model, where it is loaded already.
+    """
+    with closing(open_edited(directory, model=model)) as edited:
+        applied = {entry.id: entry.edit for entry in edited.trajectory.journal.entries if entry.applied}
+        stand = standing([fact for fact in edited.stream.facts if fact.id in applied])
+        subjects = {fact.subject.lower() for fact in edited.stream.facts if fact.id in ids}
+        if len(stand) > _FEW:
+            stand = [fact for fact in stand if fact.subject.lower() in subjects]
+        scores = score(edited.model, [(fact.text, fact.target_new) for fact in stand], [fact.join for fact in stand])
+        says = generate(edited.model, [fact.text for fact in stand], _TOKENS)
+        found = [
+            Holding(applied[fact.id], fact.id, fact.text, fact.target_new, said.strip(), scored.exact == 1.0)
+            for fact, scored, said in zip(stand, scores, says, strict=True)
+        ]
+        content = {held.id: {"holds": held.holds, "says": held.says} for held in found}
+        write_aside(Path(directory) / HOLDING, json.dumps(content, ensure_ascii=False).encode())
+    return found
 
 
 def _numbered(entries: Sequence[Entry], number: int) -> str:

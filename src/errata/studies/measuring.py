@@ -1,6 +1,6 @@
 """Which probes a step asks for, and what they find: the same beside a run as inside it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from errata.edits import Fact
 from errata.models.lower import LowerStates
@@ -36,6 +36,7 @@ def measured(
     edited: Sequence[Fact],
     *,
     final: bool,
+    doing: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Iterator[tuple[Probe, list[Row]]]:
     """Yield what each probe finds where a trajectory stands.
 
@@ -47,6 +48,7 @@ def measured(
         batch: the facts of the step just made.
         edited: all facts whose update is in the weights.
         final: whether this is the run's last step.
+        doing: called with how many of the probes have been asked, of how many.
     """
     if not probes:  # a view copies the list of all facts edited so far
         return
@@ -62,6 +64,8 @@ def measured(
     )
     # Kept or not, what enters the first changed block is always computed in the same way: a resumed run is equal.
     with lower.lent(first_changed(view.model, session.editor, view.base)):
-        for probe in probes:
+        for number, probe in enumerate(probes):
+            doing(f"measuring at edit {view.step}", number, len(probes))
             with reading(session, probe):
                 yield probe, list(probe.measure(view))
+        doing(f"measuring at edit {view.step}", len(probes), len(probes))

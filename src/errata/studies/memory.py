@@ -15,9 +15,10 @@ from errata.editors.methods.memit_history import MEMITHistory
 from errata.editors.value_settings import FAST_PREFIXES
 from errata.editors.values import bytes_a_token, tokens_together
 from errata.models import EditableModel
+from errata.models.head import LOGITS
 from errata.models.kernels import packed_bytes
 from errata.probes.generation import kept_bytes
-from errata.probes.scoring import LOGITS, token_budget
+from errata.probes.scoring import token_budget
 from errata.studies.unchanged import KEPT_SHARE
 
 __all__ = ["MemoryItem", "available_on", "memory_plan", "peak", "shown"]

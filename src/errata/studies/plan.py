@@ -13,6 +13,7 @@ import yaml
 
 from errata.editors.base import Editor
 from errata.editors.methods.lyaplock import LyapLock
+from errata.editors.text_source import TextSource
 from errata.edits import EditStream
 from errata.edits.datasets import load_stream
 from errata.errors import EditDataError
@@ -153,6 +154,9 @@ def plan(recipe: Recipe, out: Path, stream: EditStream | None = None, until: int
     n = n if until is None else min(n, -(-until // size) * size)  # a batch is made whole
     memory = memory_plan(model, session.editor, size, recipe.model.device)
     available = available_on(device)
+    text = getattr(settings, "statistics", None)
+    if isinstance(text, TextSource) and getattr(settings, "use_covariance", True):
+        remark = f"{remark}\nstatistics come from {text.check()}".strip()
     if device.type == "cuda" and not torch.cuda.is_available():
         by = f"no {device.type} device is here: the seconds are this processor's. An edit takes {flops:.1e} operations."
         remark = f"{remark}\n{by}".strip()

@@ -14,8 +14,8 @@ class Progress:
     def tell(self, message: str) -> None:
         """Receive a remark."""
 
-    def statistics(self, done: int, total: int) -> None:
-        """Hear of text chunks counted for the covariance."""
+    def doing(self, what: str, done: int, total: int) -> None:
+        """Hear how far something is that is no edit and may take its time; `done` = `total` ends it."""
 
     def begin(self, step: int, total: int) -> None:
         """Hear that editing starts after `step` of `total` edits."""

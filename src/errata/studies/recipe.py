@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic.fields import FieldInfo
 
 from errata.errors import ConfigError
+from errata.files import read_text
 from errata.validation import explain
 
 __all__ = [
@@ -72,7 +73,7 @@ class ModelSection(_Section):
     """Which model is edited."""
 
     name: str
-    """A lab model, a directory in Hugging Face layout, or a hub name."""
+    """A model by name (`errata models`), a directory in Hugging Face layout, a GGUF file, or a hub name."""
     dtype: str = "float32"
     """Precision of the weights: float64, float32, float16 or bfloat16."""
     device: str = "cpu"
@@ -227,11 +228,11 @@ def load_recipe(
         name = "recipe"
     else:
         name = str(source)
+        if not source.exists():
+            raise ConfigError(f"there is no recipe {source}; recipes/ holds examples.")
         try:
-            content = yaml.safe_load(source.read_text(encoding="utf-8"))
-        except FileNotFoundError as e:
-            raise ConfigError(f"there is no recipe {source}; recipes/ holds examples.") from e
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+            content = yaml.safe_load(read_text(source, ConfigError))
+        except yaml.YAMLError as e:
             raise ConfigError(f"{source} cannot be read as YAML: {e}") from e
     if not isinstance(content, dict):
         raise ConfigError(

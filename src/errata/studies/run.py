@@ -6,10 +6,9 @@ from contextlib import closing
 from pathlib import Path
 
 from errata.analysis.chance import guessed
-from errata.editors.statistics import model_fingerprint
 from errata.edits import EditStream, Fact
 from errata.errors import ErrataError, RunError
-from errata.models import EditableModel
+from errata.models import EditableModel, identity_of
 from errata.probes.rows import Row
 from errata.studies.description import describe
 from errata.studies.edited import recorded_recipe
@@ -62,8 +61,8 @@ def run(
     with store.lock():
         store.check_free()  # another process may have run here while the model was loaded
         config = session.recipe.model_dump(mode="json")
-        fingerprint = model_fingerprint(session.model)
-        store.begin(describe(config, session.stream, fingerprint, sources(session), session.probes), session.stream)
+        identity = str(identity_of(session.model))
+        store.begin(describe(config, session.stream, identity, sources(session), session.probes), session.stream)
         try:
             with tracked(session.recipe.run.tracker, config, out, progress) as told:
                 _Loop(session, store, told, lent=model is not None, until=until, enough=enough).go()
@@ -98,7 +97,7 @@ def resume(
     given = recipe.edits.dataset == "jsonl" and recipe.edits.path is None
     session = open_session(recipe, progress.tell, model, store.stream() if given else None)
     with store.lock():
-        store.check(model_fingerprint(session.model), session.stream, sources(session))
+        store.check(session.model, session.stream, sources(session))
         with tracked(session.recipe.run.tracker, session.recipe.model_dump(mode="json"), out, progress) as told:
             _Loop(session, store, told, lent=model is not None, until=until, enough=enough).go()
     return out
@@ -141,7 +140,7 @@ class _Loop:
 
     def _go(self, journal: DiskJournal, checkpoint: Checkpoint | None) -> None:
         session = self.session
-        prepare(session, self.progress.statistics)
+        prepare(session, self.progress.doing, tell=self.progress.tell)
         recipe, guard = session.recipe, guard_of(session.recipe)
         self.watch = watch_over(session.model, recipe.guard, session.stream, recipe.run.seed, self.progress.tell)
         # Without a checkpoint everything is applied and measured again from the unedited model on.
@@ -199,7 +198,10 @@ class _Loop:
     def _probe(self, step: int, batch: Sequence[Fact], *, final: bool, before: int = 0) -> list[Row]:
         found = []
         due = [probe for probe in self.session.probes if final or is_due(probe, step, before)]
-        for probe, rows in measured(self.session, self.trajectory, self.lower, due, batch, self.edited, final=final):
+        asked = measured(
+            self.session, self.trajectory, self.lower, due, batch, self.edited, final=final, doing=self.progress.doing
+        )
+        for probe, rows in asked:
             self.rows[probe.name].extend(rows)
             found += rows
         return found

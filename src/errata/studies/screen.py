@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from errata.editors.keys import place
-from errata.editors.statistics import model_fingerprint
 from errata.edits import Fact
 from errata.errors import ConfigError, ErrataError
+from errata.models import identity_of
 from errata.models.lower import LowerStates
 from errata.probes.base import View
 from errata.probes.rows import Row
@@ -69,13 +69,13 @@ def screen(recipe: Recipe, out: Path, progress: Progress | None = None) -> Path:
     begun = (out / store.description_file).exists()
     session = open_session(recipe, progress.tell)
     with store.lock():
-        fingerprint = model_fingerprint(session.model)
         if begun:
             check_agreement(out, recipe, session.model, ScreenStore)
-            store.check(fingerprint, session.stream, sources(session))
+            store.check(session.model, session.stream, sources(session))
         else:
             config = session.recipe.model_dump(mode="json")
-            store.begin(describe(config, session.stream, fingerprint, sources(session), session.probes), session.stream)
+            identity = str(identity_of(session.model))
+            store.begin(describe(config, session.stream, identity, sources(session), session.probes), session.stream)
         left = [n for n in range(len(session.stream) + 1) if not store.part(n).exists()]
         if left:
             try:
@@ -89,7 +89,7 @@ def screen(recipe: Recipe, out: Path, progress: Progress | None = None) -> Path:
 
 def _screen(session: Session, store: ScreenStore, left: Sequence[int], progress: Progress) -> None:
     # The probes are made ready for each fact anew: what is unrelated depends on what is edited.
-    prepare(replace(session, probes=()), progress.statistics)
+    prepare(replace(session, probes=()), progress.doing, tell=progress.tell)
     total = len(session.stream)
     progress.begin(total + 1 - len(left), total)
     with closing(kept_states(session.model, store.path)) as lower:

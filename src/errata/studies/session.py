@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,14 +17,16 @@ from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.settings import EditorSettings
 from errata.editors.statistics import StatisticsStore, default_cache
 from errata.editors.text_source import TextSource
+from errata.editors.value_settings import ValueSettings
 from errata.edits import EditStream
 from errata.edits.datasets import load_stream
 from errata.errors import ConfigError
-from errata.models import EditableModel, load
+from errata.models import EditableModel, check_answers, load
 from errata.models.chat import ChatForm
 from errata.probes import probe_class
 from errata.probes.base import Probe
 from errata.probes.continuations import ContinuationSettings
+from errata.studies.embedded import check_stream
 from errata.studies.guarded import with_alternatives, with_retry
 from errata.studies.recipe import Recipe
 from errata.validation import explain
@@ -69,18 +72,30 @@ def open_session(
         tell: receives remarks on the data, one line each.
         model: used instead of loading the recipe's: its outline, where no weight is needed.
         stream: used instead of reading the recipe's data set: the facts that a run directory holds.
+
+    Raises:
+        ModelError: when the unedited model answers NaN.
     """
     if model is None:
         asked = recipe.model
-        model = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map)
+        model = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map, tell=tell)
+    check_answers(model)
     model.chat = ChatForm(model.tokenizer, model.name) if recipe.edits.prompt_form == "chat" else None
     if stream is None:
         stream = load_stream(recipe.edits, recipe.model.name, tell)
+    check_stream(model, stream.facts)
     settings = resolve_settings(recipe.method.name, model, recipe.method.settings)
+    stream = stream.taught_by(taught_paraphrases(settings))
     editor = editor_class(recipe.method.name)(settings)
     probes = tuple(build_probe(section.name, section.settings) for section in recipe.probes)
     whole = _written_out(recipe, settings, probes)
     return Session(whole, model, stream, editor, probes, with_alternatives(editor, whole.guard))
+
+
+def taught_paraphrases(settings: EditorSettings) -> int:
+    """Return how many paraphrases of a fact a method's settings take part in teaching."""
+    value = getattr(settings, "value", None)
+    return value.paraphrases if isinstance(value, ValueSettings) else 0
 
 
 def resolved(recipe: Recipe, model: EditableModel) -> Recipe:
@@ -133,25 +148,38 @@ def sources(session: Session) -> dict[str, str]:
     return found
 
 
-def prepare(session: Session, progress: Callable[[int, int], None] | None = None, cache: Path | None = None) -> None:
-    """Compute what editor and probes need of the unedited model."""
-    prepare_editor(session, progress, cache)
-    prepare_probes(session)
+_Doing = Callable[[str, int, int], None]
+
+
+def prepare(
+    session: Session,
+    doing: _Doing = lambda what, done, total: None,
+    cache: Path | None = None,
+    tell: Callable[[str], None] = lambda message: None,
+) -> None:
+    """Compute what editor and probes need of the unedited model; `doing` hears how far that is."""
+    prepare_editor(session, doing, cache, tell)
+    prepare_probes(session, doing)
 
 
 def prepare_editor(
-    session: Session, progress: Callable[[int, int], None] | None = None, cache: Path | None = None
+    session: Session,
+    doing: _Doing = lambda what, done, total: None,
+    cache: Path | None = None,
+    tell: Callable[[str], None] = lambda message: None,
 ) -> None:
-    """Compute what the editor needs of the unedited model."""
-    store = StatisticsStore(cache or default_cache(), progress)
+    """Compute what the editor needs of the unedited model; what falls short is told."""
+    store = StatisticsStore(cache or default_cache(), partial(doing, "covariance statistics"), tell)
     session.proposer.prepare(session.model, store, Random(session.recipe.run.seed))
 
 
-def prepare_probes(session: Session) -> None:
+def prepare_probes(session: Session, doing: _Doing = lambda what, done, total: None) -> None:
     """Compute what probes need of the unedited model."""
-    for probe in session.probes:
+    for number, probe in enumerate(session.probes):
+        doing("preparing probes", number, len(session.probes))
         with reading(session, probe):
             probe.prepare(session.model, session.stream.facts)
+    doing("preparing probes", len(session.probes), len(session.probes))
 
 
 def reading(session: Session, probe: Probe) -> AbstractContextManager[None]:

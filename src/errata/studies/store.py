@@ -21,6 +21,7 @@ from errata.edits import EditStream, Fact
 from errata.edits.jsonl import read_jsonl
 from errata.errors import ErrataError, ResumeError, RunError
 from errata.files import REFUSALS, sync_folder, write_aside
+from errata.models import EditableModel, deviation
 from errata.probes.rows import Row, write_rows
 from errata.trajectory.journal import Entry
 
@@ -168,18 +169,14 @@ class RunStore:
             raise RunError(f"{file} does not hold the facts that the run was begun with. Restore it from a copy.")
         return stream
 
-    def check(self, model_fingerprint: str, stream: EditStream, sources: Mapping[str, str]) -> None:
+    def check(self, model: EditableModel, stream: EditStream, sources: Mapping[str, str]) -> None:
         """Compare model, facts and texts with those the run was begun with.
 
         Raises:
             ResumeError: names the first edit that differs.
         """
         begun = self.description()
-        if begun["model_fingerprint"] != model_fingerprint:
-            raise ResumeError(
-                f"the model {begun['config']['model']['name']!r} is not the one that {self.path} was begun with: its "
-                f"weights differ. Give back the original weights, or start a new run."
-            )
+        self.check_model(model)
         for what, fingerprint in sources.items():
             if begun["sources"].get(what) != fingerprint:
                 raise ResumeError(
@@ -197,6 +194,18 @@ class RunStore:
         if len(new) < len(old):
             raise ResumeError(
                 f"{self.path} was begun with {len(old)} edits, the data now gives {len(new)}. Restore the data."
+            )
+
+    def check_model(self, model: EditableModel) -> None:
+        """Compare a model with the one that the run was begun with.
+
+        Raises:
+            ResumeError: names the file in which they differ.
+        """
+        if what := deviation(model, self.description()["model_fingerprint"]):
+            raise ResumeError(
+                f"the model {model.name!r} is not the one that {self.path} was begun with: {what}. Give back the "
+                f"original, unedited files, or start a new run."
             )
 
     def _subject(self, index: int) -> str:

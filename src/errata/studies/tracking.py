@@ -53,9 +53,9 @@ class Tracked(Progress):
         """Pass a remark on."""
         self._progress.tell(message)
 
-    def statistics(self, done: int, total: int) -> None:
-        """Pass on how far the covariance is."""
-        self._progress.statistics(done, total)
+    def doing(self, what: str, done: int, total: int) -> None:
+        """Pass on how far something is."""
+        self._progress.doing(what, done, total)
 
     def begin(self, step: int, total: int) -> None:
         """Pass on that editing starts."""

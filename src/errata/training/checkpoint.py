@@ -12,10 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from errata.editors.statistics import model_fingerprint
 from errata.errors import ConfigError, ResumeError
 from errata.files import write_aside
-from errata.models import EditableModel
+from errata.models import EditableModel, deviation
 
 if TYPE_CHECKING:
     from errata.training.base import Trainable
@@ -32,7 +31,7 @@ class Checkpoint:
     Args:
         method: for which method.
         model: the name of the model it was trained on.
-        fingerprint: of that model's weights.
+        fingerprint: that model's identity.
         settings: of the training.
         step: after how many steps.
         figures: what was measured there.
@@ -88,11 +87,11 @@ def load_checkpoint(
             f"{file} was trained for {found.model}, whose matrices have other shapes or places than those of "
             f"{model.name} ({' '.join(str(e).split())[:300]}). Train one for it: {how}"
         ) from e
-    if not other_weights and model_fingerprint(model) != found.fingerprint:
+    if not other_weights and (what := deviation(model, found.fingerprint)):
         raise ConfigError(
-            f"{file} was trained for {found.model} with other weights than {model.name} has: another model, an edited "
-            f"one, or the same in another precision. Train one for it ({how}), or set method.other_weights=true to "
-            f"edit with it all the same."
+            f"{file} was trained for {found.model}, and {model.name} is not that model: {what}. It is another model, "
+            f"an edited one, or the same in another precision. Train one for it ({how}), or set "
+            f"method.other_weights=true to edit with it all the same."
         )
     return network.to(model.device).requires_grad_(False).eval()
 

@@ -13,10 +13,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from errata.editors.registry import editor_class, editors, merge
-from errata.editors.statistics import model_fingerprint
 from errata.edits import EditStream, Fact
 from errata.errors import ConfigError, EditDataError, NumericalError, ResumeError, RunError
-from errata.models import EditableModel
+from errata.models import EditableModel, check_answers, deviation, identity_of
 from errata.training.base import Trainable, TrainingSettings
 from errata.training.checkpoint import NETWORK, Checkpoint, read_tensors, write_tensors
 from errata.training.examples import draw_examples
@@ -120,6 +119,7 @@ class _Loop:
         settings: TrainingSettings,
         seed: int,
     ) -> None:
+        check_answers(model)
         self.cls, self.model, self.out, self.settings, self.seed = cls, model, out, settings, seed
         mixed = Random(f"{seed}-facts").sample(list(facts), len(facts))
         self.held, self.facts = mixed[: settings.validation], mixed[settings.validation :]
@@ -131,7 +131,7 @@ class _Loop:
         self.belongs: dict[str, Any] = {
             "method": cls.name,
             "seed": seed,
-            "model": model_fingerprint(model),
+            "model": str(identity_of(model)),
             "facts": EditStream(tuple(facts)).fingerprint(),
             "settings": {
                 k: v for k, v in settings.model_dump(mode="json").items() if k not in ("steps", "checkpoint_every")
@@ -226,8 +226,12 @@ class _Loop:
             tensors, found = read_tensors(file)
         except (SafetensorError, OSError, ValueError, KeyError) as e:
             raise ResumeError(f"{file} is damaged ({e}). Start anew in another --out.") from e
+        if what := deviation(self.model, found["belongs"]["model"]):
+            raise ResumeError(
+                f"{file} was begun with another model: {what}. Give the same, or start anew in another --out."
+            )
         for key, ours in self.belongs.items():
-            if found["belongs"][key] != ours:
+            if key != "model" and found["belongs"][key] != ours:
                 raise ResumeError(
                     f"{file} was begun with other {key} ({_short(found['belongs'][key])}) than is given now "
                     f"({_short(ours)}). Give the same, or start anew in another --out."

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any, Protocol
+from weakref import finalize
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -75,13 +78,22 @@ class Start(Protocol):
 
 
 class Journal:
-    """Keep entries and updates in memory."""
+    """Keep entries in memory, and updates as long as they are few; then in files that go with the journal.
 
-    def __init__(self) -> None:
+    An update of whole matrices, as fine-tuning makes them, is as large as what it edits: kept in memory, every edit of
+    a 7B model would hold 180 MB more.
+
+    Args:
+        held: bytes of updates that stay in memory.
+    """
+
+    def __init__(self, held: int = 2**26) -> None:
         self.entries: list[Entry] = []
         self.undone = 0
         """How many times edits were taken back."""
         self._updates: dict[int, Update] = {}
+        self._room = held
+        self._spilled: Path | None = None
 
     @property
     def step(self) -> int:
@@ -133,7 +145,9 @@ class Journal:
 
     def update(self, step: int) -> Update:
         """Return the update of the batch that ended at `step`."""
-        return self._updates[step]
+        if step in self._updates:
+            return self._updates[step]
+        return _read(self._spill(step))
 
     def active_steps(self, until: int | None = None) -> list[int]:
         """Return the steps whose updates are in the weights, up to and including `until`."""
@@ -146,7 +160,26 @@ class Journal:
         self.entries = [replace(e, status="undone") if e.step in gone and e.applied else e for e in self.entries]
 
     def _store(self, step: int, update: Update) -> None:
-        self._updates[step] = update
+        tensors = update.tensors()
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        if size <= self._room:
+            self._room -= size
+            self._updates[step] = update
+            return
+        try:
+            self._spill(step).write_bytes(save(tensors))
+        except OSError as e:
+            raise RunError(
+                f"{self._spill(step)} could not be written: {e.strerror}. Updates are kept there to be undone; make "
+                f"room, or set TMPDIR to a directory that has some."
+            ) from e
+
+    def _spill(self, step: int) -> Path:
+        """Return the file of an update for which memory has no room."""
+        if self._spilled is None:
+            self._spilled = Path(mkdtemp(prefix="errata-updates-"))
+            finalize(self, rmtree, self._spilled, ignore_errors=True)  # it goes when the journal does
+        return self._spilled / f"step-{step:06d}.safetensors"
 
     def _append(self, lines: Sequence[Mapping[str, object]]) -> None:
         """Nothing to do in memory."""
@@ -210,12 +243,7 @@ class DiskJournal(Journal):
 
     def update(self, step: int) -> Update:
         """Read the update of the batch that ended at `step`."""
-        try:
-            return Update.from_tensors(load_file(self.file(step)))
-        except (OSError, SafetensorError) as e:
-            raise RunError(
-                f"{self.file(step)} is missing or damaged ({e}); the weights after edit {step} cannot be rebuilt."
-            ) from e
+        return _read(self.file(step))
 
     def file(self, step: int) -> Path:
         """Return where the update of the batch that ended at `step` lies."""
@@ -229,3 +257,13 @@ class DiskJournal(Journal):
         at = datetime.now(UTC).isoformat(timespec="seconds")
         append_lines(self._ledger, [{**what, "at": at, "author": self._author}])
         append_lines(self._file, lines)
+
+
+def _read(file: Path) -> Update:
+    """Read an update from its file."""
+    try:
+        return Update.from_tensors(load_file(file))
+    except (OSError, SafetensorError) as e:
+        raise RunError(
+            f"{file} is missing or damaged ({e}); the weights after edit {int(file.stem[5:])} cannot be rebuilt."
+        ) from e

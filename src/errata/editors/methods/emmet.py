@@ -9,6 +9,7 @@ from pydantic import Field
 
 from errata.editors.methods.memit import MEMIT, LayerProblem, MEMITSettings
 from errata.editors.solve import Factored
+from errata.editors.strength import Weight
 from errata.editors.update import Change, LowRank, Update
 from errata.edits import Fact
 from errata.errors import NumericalError
@@ -27,7 +28,7 @@ class EMMETSettings(MEMITSettings):
     layers: tuple[int, ...] = Field(min_length=1)
     """The edited layer: GPT2-XL 17, GPT-J 5, Llama-2 5 (0-indexed). Over several, ascending, the residual is spread
     as MEMIT spreads it, which the code allows and the paper does not evaluate."""
-    covariance_weight: float = Field(default=1000.0, gt=0)
+    covariance_weight: Weight = 1000.0
     """λ, the weight of C (`mom2_update_weight`): GPT2-XL 1000, GPT-J and Llama-2 1. Only α·λ counts: without α the
     constraint has no use for a weight."""
     alpha: float = Field(default=0.1, ge=0)

@@ -38,8 +38,8 @@ class ENCORE(MEMITHistory):
     Settings: ClassVar[type[ENCORESettings]] = ENCORESettings
     settings: ENCORESettings
 
-    def _weighed(self, moment: SecondMoment) -> Float[Tensor, "in in"]:
+    def _weighed(self, path: str, moment: SecondMoment) -> Float[Tensor, "in in"]:
         """Return λC + λ_n I."""
-        weighed = super()._weighed(moment)
+        weighed = super()._weighed(path, moment)
         weighed.diagonal().add_(self.settings.norm_weight)
         return weighed

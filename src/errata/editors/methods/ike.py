@@ -13,9 +13,9 @@ from errata.editors.statistics import StatisticsStore
 from errata.edits import Fact
 from errata.edits.datasets import load_facts
 from errata.errors import ConfigError
+from errata.joining import joint
 from errata.lab.models import LAB_MODELS
 from errata.models import EditableModel
-from errata.writing import joint
 
 __all__ = ["IKE", "DemonstrationSettings", "IKESettings"]
 

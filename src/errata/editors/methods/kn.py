@@ -95,7 +95,12 @@ class KN(Editor):
         (prompt,) = model.encode([fact.text])
         tokens = model.pad([prompt])
         with torch.no_grad():
-            out = model.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, use_cache=False)
+            out = model.model(
+                input_ids=tokens.input_ids,
+                attention_mask=tokens.attention_mask,
+                use_cache=False,
+                logits_to_keep=1,
+            )
         return int(out.logits[0, -1].argmax())
 
     def _neurons(self, model: EditableModel, fact: Fact, old: int) -> dict[Neuron, float]:
@@ -136,7 +141,7 @@ class KN(Editor):
             full = seen[path].input[0, -1].detach()
             scaled = (scales.to(full.dtype) * full).requires_grad_(True)
             with torch.enable_grad(), add_to_outputs(model.model, {path: _replacing(model.weight(path), scaled)}):
-                logits = model.model(**rows, use_cache=False).logits[:, -1]
+                logits = model.model(**rows, use_cache=False, logits_to_keep=1).logits[:, -1]
             probability = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)[:, answer]
             (gradient,) = torch.autograd.grad(probability.sum(), scaled)
             scores.append((full * gradient.sum(0) / m).float())

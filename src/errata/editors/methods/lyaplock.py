@@ -15,6 +15,7 @@ from errata.editors.history import PastKeys
 from errata.editors.methods.memit import LayerProblem, MEMITSettings
 from errata.editors.methods.memit_history import MEMITHistory
 from errata.editors.statistics import SecondMoment, StatisticsStore
+from errata.editors.strength import Weight
 from errata.editors.update import Change, Dense, Update
 from errata.edits import Fact
 from errata.models import EditableModel
@@ -25,7 +26,7 @@ __all__ = ["LyapLock", "LyapLockSettings"]
 class LyapLockSettings(MEMITSettings):
     """Settings of LyapLock. Defaults are those of its code for GPT2-XL unless said otherwise."""
 
-    covariance_weight: float = Field(default=1_000.0, gt=0)
+    covariance_weight: Weight = 1_000.0
     """λ, the weight of C against the keys of edits (`mom2_update_weight`). 1,000 for all of its models."""
     allowance: float = Field(default=60.0, gt=0)
     """α: the preservation loss may on average be α times that of the first batch, D = α · D_base. 60 in its README."""
@@ -78,7 +79,7 @@ class LyapLock(MEMITHistory):
 
     def _weigh(self, path: str, moment: SecondMoment) -> None:
         """Keep λC of a layer, and begin with no past keys beside it."""
-        self._base[path] = C = self._weighed(moment)
+        self._base[path] = C = self._weighed(path, moment)
         self._systems[path] = self._past[path] = PastKeys(C.clone, f"the system of {path}")
 
     def _solve(self, model: EditableModel, problem: LayerProblem) -> Change:
@@ -109,7 +110,7 @@ class LyapLock(MEMITHistory):
             drift, C = self._drift(path, weight), self._base[path]
             F, Y = self._parts_of.pop(path)
             weighted = drift @ C if self._regularisers else self._weighted[path] + F @ (C @ Y).T
-            loss = (weighted * drift).sum() / self.settings.covariance_weight
+            loss = (weighted * drift).sum() / self._weights[path]
             memory |= {f"values of {path}": weight @ K, f"loss of {path}": loss}
             losses.append(float(loss))
             pressures.append(self._pressure(path))

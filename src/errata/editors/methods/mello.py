@@ -12,9 +12,10 @@ from transformers import DynamicCache
 from errata.editors.prompt_memory import PromptMemory, PromptMemorySettings
 from errata.editors.update import Update
 from errata.errors import ConfigError
+from errata.files import read_text
+from errata.joining import joint
 from errata.models import EditableModel
 from errata.models.hooks import cache_to
-from errata.writing import joint
 
 __all__ = ["MeLLo", "MeLLoSettings"]
 
@@ -51,11 +52,9 @@ class MeLLo(PromptMemory):
     def __init__(self, settings: MeLLoSettings) -> None:
         super().__init__(settings)
         self._answers: dict[str, str | None] = {}
-        try:
-            file = Path(settings.template) if settings.template else files("errata.editors") / "templates" / "mello.txt"
-            self._worked = file.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as e:
-            raise ConfigError(f"method (mello): template {settings.template!r} cannot be read ({e}).") from e
+        own = files("errata.editors") / "templates" / "mello.txt"
+        given = read_text(Path(settings.template), ConfigError, "method.template") if settings.template else ""
+        self._worked = (given or own.read_text(encoding="utf-8")).strip()
 
     def _before(self, model: EditableModel, text: str) -> str:
         answer = self.answer(model, text)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from statistics import fmean
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from errata.editors.keys import FactToken
 from errata.editors.solve import Factored
 from errata.editors.staged import Ascent, Staged
 from errata.editors.statistics import SecondMoment, StatisticsStore
+from errata.editors.strength import Weight, calibration_keys, key_sizes, weight_for
 from errata.editors.update import Change, LowRank, Update
 from errata.editors.values import TargetValue, ValueSettings
 from errata.edits import Fact
@@ -56,8 +58,12 @@ class SpreadSettings(ClosedFormSettings):
 class MEMITSettings(SpreadSettings, RidgeSettings):
     """Settings of MEMIT. Defaults are those of kmeng01/memit for GPT2-XL unless said otherwise."""
 
-    covariance_weight: float = Field(default=20_000.0, gt=0)
-    """λ, the weight of C against the keys of the batch (`mom2_update_weight`)."""
+    covariance_weight: Weight = 20_000.0
+    """λ, the weight of C against the keys of the batch (`mom2_update_weight`). "auto", the default where a model has no
+    published settings: at each layer the λ at which the median key of well-known subjects realises the fraction
+    `realised`."""
+    realised: float = Field(default=0.5, gt=0, lt=1)
+    """ρ, with an "auto" λ: how much of a wanted change one edit gets at one layer."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,7 @@ class MEMIT(ClosedForm):
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)
         self._systems: dict[str, Factored | PastKeys] = {}
+        self._weights: dict[str, float] = {}  # λ of every edited module
 
     def _layers(self) -> Sequence[int]:
         return self.settings.layers
@@ -102,18 +109,31 @@ class MEMIT(ClosedForm):
         """Sample the context prefixes, and weigh and factor C of each layer."""
         super().prepare(model, statistics, rng)
         s = self.settings
+        paths = [model.mlp_out(layer) for layer in s.layers]
         moments = statistics.second_moments(model, s.layers, s.statistics)
-        for layer in s.layers:
-            self._weigh(model.mlp_out(layer), moments.pop(0))  # a C is let go once it is factored
+        self._weights = self._strengths(model, dict(zip(paths, moments, strict=True)))
+        for path in paths:
+            self._weigh(path, moments.pop(0))  # a C is let go once it is factored
+
+    def _strengths(self, model: EditableModel, moments: Mapping[str, SecondMoment]) -> dict[str, float]:
+        """Return λ of every edited module: as it is set, or calibrated on keys of well-known subjects."""
+        s = self.settings
+        if not isinstance(s, MEMITSettings):
+            return {}
+        if s.covariance_weight != "auto":
+            return dict.fromkeys(moments, s.covariance_weight)
+        keys = calibration_keys(model, s.layers, self._templates, s.fact_token)
+        sizes = {p: key_sizes(moment, s.ridge, keys[p], f"the covariance of {p}") for p, moment in moments.items()}
+        return {path: weight_for(size, s.realised) for path, size in sizes.items()}
 
     def _weigh(self, path: str, moment: SecondMoment) -> None:
         """Factor what a layer's keys are weighed against."""
-        self._systems[path] = Factored(self._weighed(moment), f"the system of {path}")
+        self._systems[path] = Factored(self._weighed(path, moment), f"the system of {path}")
 
-    def _weighed(self, moment: SecondMoment) -> Float[Tensor, "in in"]:
+    def _weighed(self, path: str, moment: SecondMoment) -> Float[Tensor, "in in"]:
         """Return what keys are weighed against beside those of edits: λC."""
         assert isinstance(self.settings, MEMITSettings)
-        return moment.ridged(self.settings.ridge).mul_(self.settings.covariance_weight)
+        return moment.ridged(self.settings.ridge).mul_(self._weights[path])
 
     def _update(self, model: EditableModel, batch: Sequence[Fact]) -> Update:
         """Return one low-rank change a layer, of rank ≤ the batch's size."""
@@ -185,5 +205,6 @@ class MEMIT(ClosedForm):
             "value_norm": max(float(t.vector.norm()) for t in targets),
             "initial_norm": max(float(t.initial.norm()) for t in targets),
             "residual_norm": max(float((t.vector - t.initial).norm()) for t in targets),
+            **({"covariance_weight": fmean(self._weights.values())} if self._weights else {}),
             **({"condition": max(conditions)} if conditions else {}),
         }

@@ -32,7 +32,7 @@ class MEMITHistory(MEMIT):
 
     def _weigh(self, path: str, moment: SecondMoment) -> None:
         """Begin with no past keys beside λC."""
-        self._systems[path] = self._past[path] = PastKeys(lambda: self._weighed(moment), f"the system of {path}")
+        self._systems[path] = self._past[path] = PastKeys(lambda: self._weighed(path, moment), f"the system of {path}")
 
     def _memory(
         self, model: EditableModel, batch: Sequence[Fact], changes: Mapping[str, Change], keys: Mapping[str, Tensor]

@@ -13,6 +13,7 @@ from errata.editors.methods.memit import LayerProblem, MEMITSettings
 from errata.editors.methods.memit_history import MEMITHistory
 from errata.editors.solve import Factored
 from errata.editors.statistics import StatisticsStore
+from errata.editors.strength import Weight
 from errata.editors.update import Change, Dense, LowRank, Update, overlay, total
 from errata.editors.values import TargetValue
 from errata.edits import Fact
@@ -25,7 +26,7 @@ __all__ = ["NSE", "NSESettings"]
 class NSESettings(MEMITSettings):
     """Settings of NSE. Defaults are those of its code for GPT2-XL unless said otherwise."""
 
-    covariance_weight: float = Field(default=10_000.0, gt=0)
+    covariance_weight: Weight = 10_000.0
     """λ, the weight of C against the keys of edits (`mom2_update_weight`). GPT-J and Llama-3 8B 15,000."""
     neuron_share: float = Field(default=1.0, gt=0, le=1)
     """p: the most active neurons are changed whose activations make up this share of all (`neuron_threshold`). GPT-J

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 
 from errata.editors.methods.memit import MEMIT, MEMITSettings
 from errata.editors.staged import Staged
+from errata.editors.strength import Weight
 from errata.editors.values import TargetValue, ValueSettings, optimise_components
 from errata.edits import Fact
 from errata.models import EditableModel
@@ -22,7 +22,7 @@ __all__ = ["PMET", "PMETSettings"]
 class PMETSettings(MEMITSettings):
     """Settings of PMET. Defaults are those of xpq-tech/PMET for GPT-J, the smaller of its models."""
 
-    covariance_weight: float = Field(default=6_000.0, gt=0)
+    covariance_weight: Weight = 6_000.0
     """λ, the weight of C against the keys of the batch (`mom2_update_weight`). GPT-NeoX 20B 15,000."""
     value: ValueSettings = ValueSettings(lr=0.2, steps=30, clamp_norm_factor=0.75, kl_factor=1.0, stop="kl")
     """How the two values are optimised: once the object is the most probable its term weighs a tenth, until the essence

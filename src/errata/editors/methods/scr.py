@@ -59,5 +59,6 @@ class SCR(PromptMemory):
         with model.bare():
             (ids,) = model.encode([self.settings.question.replace("{fact}", told).replace("{prompt}", text)])
             yes, no = (model.encode_target(word)[0] for word in ("yes", "no"))
-        logits = model.model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1]
+        asked = torch.tensor([ids], device=model.device)
+        logits = model.model(input_ids=asked, use_cache=False, logits_to_keep=1).logits[0, -1]
         return bool(logits[yes] > logits[no])

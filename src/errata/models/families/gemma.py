@@ -4,4 +4,4 @@ from dataclasses import replace
 
 from errata.models.families import llama
 
-FAMILY = replace(llama.FAMILY, name="gemma", model_types=("gemma",))
+FAMILY = replace(llama.FAMILY, name="gemma", model_types=("gemma",), begins=True)

@@ -9,5 +9,6 @@ FAMILY = replace(
     name="gemma2",
     model_types=("gemma2", "gemma3_text"),
     mlp_norm="post_feedforward_layernorm",
+    begins=True,
     logit_cap="final_logit_softcapping",
 )

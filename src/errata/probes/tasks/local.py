@@ -9,6 +9,7 @@ from typing import Any
 
 from errata.edits.records import local_records
 from errata.errors import EditDataError
+from errata.files import read_text
 from errata.probes.records import list_field, text_field, texts_field
 
 __all__ = ["SHOTS", "LocalSet", "Reader", "read_bbh", "read_c3", "read_mbpp", "read_pairs", "read_questions"]
@@ -55,10 +56,7 @@ def read_mmlu(place: Path) -> LocalSet:
 
 
 def _mmlu_rows(file: Path) -> list[Record]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as e:
-        raise EditDataError(f"{file} cannot be read ({e}).") from e
+    text = read_text(file, EditDataError)
     made = []
     for number, row in enumerate(csv.reader(io.StringIO(text, newline="")), 1):
         if row and not (number == 1 and row[0] == "question"):
@@ -229,8 +227,8 @@ def _records(place: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _content(file: Path, kind: type) -> Any:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
+        content = json.loads(read_text(file, EditDataError))
+    except (ValueError, RecursionError) as e:
         raise EditDataError(f"{file} cannot be read as JSON ({e}).") from e
     if not isinstance(content, kind):
         raise EditDataError(f"{file} holds a {type(content).__name__}, but a {kind.__name__} is needed.")
