@@ -44,8 +44,10 @@ def test_preparing_counts_loading_statistics_and_prefixes(tmp_path) -> None:
     settings = MEMITSettings(layers=(0, 1), statistics=TextSource(source=str(text)))
     found = preparing(model, settings, 1e9)
     assert list(found) == ["loading", "statistics", "prefixes"]
-    more = MEMITSettings(layers=(0, 1), statistics=TextSource(source="a/hub-set", samples=1000))
-    assert preparing(model, more, 1e9)["statistics"] > 100 * found["statistics"]
+    more = MEMITSettings(layers=(0, 1), statistics=TextSource(source="a/hub-set", samples=1000, bound=None))
+    assert (whole := preparing(model, more, 1e9)["statistics"]) > 100 * found["statistics"]
+    enough = MEMITSettings(layers=(0, 1), statistics=TextSource(source="a/hub-set", samples=1000))
+    assert preparing(model, enough, 1e9)["statistics"] < whole / 100  # it stops when C is known well enough
     assert guard_operations(model, GuardSection()) == 0.0
     assert guard_operations(model, GuardSection(enabled=True, lines=64)) == 2 * guard_operations(
         model, GuardSection(enabled=True, lines=32)
@@ -58,7 +60,7 @@ def test_time_left_follows_the_edits_made_of_late(monkeypatch, capsys) -> None:
     progress = TerminalProgress("x")
     for done, now in ((1, 0.0), (11, 10.0)):
         clock[0] = now
-        progress.statistics(done, 31)
+        progress.doing("covariance statistics", done, 31)
     assert "covariance statistics 11/31, 20 s left" in capsys.readouterr().err
     progress.begin(0, 100)
     rows: dict[str, Any] = {}

@@ -35,7 +35,7 @@ def preparing(model: EditableModel, settings: EditorSettings, speed: float) -> d
         each = passes * 2.0 * parameters + _DOUBLE * 2.0 * d_in**2 * len(layers)
         found["statistics"] = _tokens(text, d_in) * each / speed
     if contexts is not None:
-        read = sum(count * length * (length + 1) / 2 for length, count in contexts.lengths)
+        read = sum(count * length for length, count in contexts.lengths)
         found["prefixes"] = read * 2.0 * parameters / speed
     return found
 
