@@ -18,6 +18,7 @@ from errata.models import EditableModel, check_answers
 from errata.models.plain import plain_model
 from errata.probes.generation import generate
 from errata.probes.scoring import score
+from errata.studies.correct import held, remarks
 from errata.studies.embedded import check_stream
 from errata.studies.guarded import watch_over, with_alternatives, with_retry
 from errata.studies.recipe import GuardSection
@@ -42,6 +43,8 @@ class EditResult:
         took: whether every token of the object is the most probable one after the last edit; None where the edit is not
             in the weights.
         causes: why an applied edit did not take, as far as its diagnostics tell; empty elsewhere.
+        remarks: what was unusual about the facts before any edit: held by the model already, a paraphrase that does not
+            name its subject, ...
     """
 
     trajectory: Trajectory
@@ -51,9 +54,10 @@ class EditResult:
     after: tuple[str, ...]
     took: tuple[bool | None, ...]
     causes: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = []
+        lines = [f"note: {remark}" for remark in self.remarks]
         columns = (self.facts, self.entries, self.before, self.after, self.took, self.causes)
         for fact, entry, before, after, took, cause in zip(*columns, strict=True):
             reason = f": {entry.verdict}" if entry.verdict else ""
@@ -96,7 +100,8 @@ def edit(
 
     Args:
         model: from `errata.load`, or `EditableModel(your_model, your_tokenizer)`.
-        facts: what to teach: `Fact`s, or mappings with subject, prompt and target_new; numbered anew where ids repeat.
+        facts: what to teach: `Fact`s, or mappings with subject, prompt and target_new; numbered anew, from 1, where ids
+            repeat.
         method: an editing method; `errata methods` lists them.
         batch_size: facts in one update.
         guard: whether each update is judged on a canary before it lands (docs/design/guard.md), and refused where it
@@ -126,15 +131,16 @@ def edit(
     given = [facts] if isinstance(facts, Fact | Mapping) else list(facts)
     if not given:
         raise EditDataError("errata.edit was given no facts; give a Fact, or a list of at least one.")
-    chosen = [f if isinstance(f, Fact) else Fact.from_mapping(f, str(i)) for i, f in enumerate(given)]
+    chosen = [f if isinstance(f, Fact) else Fact.from_mapping(f, str(i)) for i, f in enumerate(given, 1)]
     if len({f.id for f in chosen}) < len(chosen):
-        chosen = [replace(f, id=str(i)) for i, f in enumerate(chosen)]
+        chosen = [replace(f, id=str(i)) for i, f in enumerate(chosen, 1)]
     check_stream(model, chosen)
     chosen_settings = resolve_settings(method, model, settings)
     stream = EditStream(tuple(chosen), batch_size).taught_by(taught_paraphrases(chosen_settings))
     section = with_retry(GuardSection(enabled=guard is True), chosen_settings)
     editor = with_alternatives(editor_class(method)(chosen_settings), section)
     editor.prepare(model, StatisticsStore(default_cache(), tell=warnings.warn), Random(seed))
+    noted = (*remarks(chosen), *held(model, chosen))
     prompts = [f.text for f in chosen]
     before = generate(model, prompts, _TOKENS)
     size = guard if isinstance(guard, Guard) else Guard(policy="rollback" if guard else "continue")
@@ -144,14 +150,14 @@ def edit(
         entries += trajectory.advance(batch)
     after = generate(model, prompts, _TOKENS)
     took, causes = _verdicts(model, chosen, entries, chosen_settings.model_dump())
-    return EditResult(trajectory, tuple(entries), tuple(chosen), tuple(before), tuple(after), took, causes)
+    return EditResult(trajectory, tuple(entries), tuple(chosen), tuple(before), tuple(after), took, causes, noted)
 
 
 def _verdicts(
     model: EditableModel, facts: Sequence[Fact], entries: Sequence[Entry], method: Mapping[str, Any]
 ) -> tuple[tuple[bool | None, ...], tuple[str, ...]]:
     """Ask the edited model for every fact in the weights, and say why those that did not take did not."""
-    scores = score(model, [(fact.text, fact.target_new) for fact in facts])
+    scores = score(model, [(fact.text, fact.target_new) for fact in facts], [fact.join for fact in facts])
     took = tuple(found.exact == 1.0 if entry.applied else None for found, entry in zip(scores, entries, strict=True))
     causes = tuple(
         why_not(entry.diagnostics, method, exp(found.logp)) if taken is False else ""

@@ -30,7 +30,7 @@ class Given(StatisticsStore):
     """Give a covariance for each layer that is far from a multiple of the identity."""
 
     def second_moments(self, model, layers, source):
-        return [SecondMoment(covariance(model, layer), 1) for layer in layers]
+        return [SecondMoment(C, len(C)) for C in (covariance(model, layer) for layer in layers)]
 
 
 def covariance(model: EditableModel, layer: int) -> Tensor:

@@ -74,7 +74,7 @@ def by_shove(root: Path) -> list[str]:
         "-o",
         "guard.lines=6",
         "-o",
-        "method.harmful=['3']",
+        "method.harmful=['4']",
         "-o",
         f"probes={PROBES}",
     ]
@@ -108,25 +108,26 @@ def test_the_verdict_shows_every_fact_before_and_after(home) -> None:
     verdict = json.loads(
         (home / "verdict.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON")
     )
-    assert [fact["id"] for fact in verdict["facts"]] == ["0", "1", "2", "3", "4"]
-    assert verdict["refused"] == ["3"]
+    assert [fact["id"] for fact in verdict["facts"]] == ["1", "2", "3", "4", "5"]  # their numbers
+    assert verdict["refused"] == ["4"]
     for fact in verdict["facts"]:
         assert fact["before"]
         assert 0 < fact["p_before"] < 1
         assert 0 < fact["p_after"] < 1
-        assert fact["took"] in ((None,) if fact["id"] == "3" else (True, False))
+        assert fact["took"] in ((None,) if fact["id"] == "4" else (True, False))
     assert verdict["took"] == sum(fact["took"] is True for fact in verdict["facts"])
     assert set(verdict["costs"]) == {"locality.exact"}
     assert all(0 <= share <= 1 for share in verdict["costs"]["locality.exact"].values())
     rows = load_run(home / "run").rows("proficiency").collect()
-    rows = rows.filter(pl.col("edit_id") != "3", pl.col("prompt_id").str.starts_with("paraphrase"))
+    rows = rows.filter(pl.col("edit_id") != "4", pl.col("prompt_id").str.starts_with("paraphrase"))
     assert verdict["paraphrases"] == {
         when: rows.filter(pl.col("metric") == f"paraphrase.exact@{end}")["value"].mean()
         for when, end in (("before", "base"), ("after", "end"))
     }
     assert "unknown: too few edits" in verdict["room"]["says"]
     (refused,) = read_own(str(home / "run" / "quarantine.jsonl"))
-    assert refused.id == "3"
+    assert refused.id == "4"
+    assert [line.edit for line in ledger(load_run(home / "run")) if line.id == refused.id] == [4]
     assert "rolled-back" in invoke("log", home / "run")
     said: list[str] = []
     assert resume(home / "run", type("Told", (), {"tell": lambda self, text: said.append(text)})()) == home / "run"
@@ -146,16 +147,16 @@ def test_a_contradicted_fact_and_a_repeated_one_are_told_and_not_counted(home, t
     assert "paraphrase" not in found.stderr
     facts = {fact.id: fact for fact in correction(load_run(out)).facts}
     assert [(fact.superseded_by, fact.repeats) for fact in facts.values()] == [
-        ("4", ""),
+        ("5", ""),
         ("", ""),
         ("", ""),
         ("", ""),
-        ("", "1"),
         ("", "2"),
+        ("", "3"),
     ]
-    assert [key for key, fact in facts.items() if fact.asked] == ["1", "2", "3"]
-    assert "[superseded by fact 4]" in found.stdout
-    assert re.search(r"\[(took|did not take), repeats fact 2\]", found.stdout)
+    assert [key for key, fact in facts.items() if fact.asked] == ["2", "3", "4"]
+    assert "[superseded by fact 5]" in found.stdout
+    assert re.search(r"\[(took|did not take), repeats fact 3\]", found.stdout)
     assert re.search(r"\d of 3 facts took", found.stdout)
     assert "Not counted: 1 that a later fact gave another object, 2 already stated by an earlier fact." in found.stdout
     assert "nan" not in found.stdout
@@ -353,7 +354,11 @@ def test_the_last_edits_are_undone_exactly_and_the_ledger_says_by_whom(run) -> N
         two = then.weight(then.mlp_out(LAYER)).clone()
     found = json.loads(invoke("undo", run, "--last", 2, "--author", "B", "--json"))
     assert len(found.pop("holding")) == 2
-    assert found == {"ids": ["2", "4"], "left": 2, "last": True, "finished": True, "not_measured": ""}
+    told = [f"{fact.text} → {fact.target_new}" for fact in tiny_facts(N)]
+    assert found == {
+        "ids": ["3", "5"], "edits": [3, 5], "facts": [told[2], told[4]], "left": 2, "last": True, "finished": True,
+        "not_measured": "",
+    }  # fmt: skip
     assert torch.equal(weight(run), two)
     lines = ledger(load_run(run))
     assert [line.status for line in lines] == ["applied", "applied", "undone", "rolled-back", "undone"]
@@ -373,17 +378,17 @@ def test_one_in_the_middle_is_left_out_of_the_sum(run) -> None:
         wanted = base.weight(path).clone().contiguous()
         for step in (1, 3, 5):
             journal.update(step).changes[path].add_to(wanted)
-    assert "replayed as they were computed" in invoke("undo", run, "--id", "1")
+    assert "replayed as they were computed" in invoke("undo", run, "--id", "2")
     assert torch.equal(weight(run), wanted)
     for id, why in (
-        ("1", "the edit '1' was undone already"),
-        ("3", "the edit '3' was refused"),
-        ("f9", "no edit with the id 'f9' to undo; applied are 0, 2, 4"),
+        ("2", "the edit '2' was undone already"),
+        ("4", "the edit '4' was refused"),
+        ("f9", "no edit with the id 'f9' to undo; applied are 1, 3, 5"),
     ):
         with pytest.raises(RunError, match=why):
             undo(run, id=id)
     with pytest.raises(ErrataError, match="not both"):
-        invoke("undo", run, "--id", "0", "--last", 1)
+        invoke("undo", run, "--id", "1", "--last", 1)
 
 
 def test_two_states_are_compared_on_prompts(run, tmp_path) -> None:
@@ -404,13 +409,13 @@ def test_two_states_are_compared_on_prompts(run, tmp_path) -> None:
 
 
 def test_what_is_proposed_anew_is_what_is_in_the_weights_without_the_old_models_answers(run) -> None:
-    undo(run, id="0")
+    undo(run, id="1")
     told: list[str] = []
     facts = facts_to_reapply(run, tell=told.append)
-    assert [fact.id for fact in facts] == ["1", "2", "4"]
+    assert [fact.id for fact in facts] == ["2", "3", "5"]
     assert all(fact.checks == () for fact in facts)
     assert told == ["2 of 5 facts are left out: refused, undone or not made."]
-    assert [fact.id for fact in facts_to_reapply(run, refused=True)] == ["3"]
+    assert [fact.id for fact in facts_to_reapply(run, refused=True)] == ["4"]
 
 
 def test_facts_are_edited_anew_on_another_base(home, run, tmp_path) -> None:
@@ -433,7 +438,7 @@ def test_facts_are_edited_anew_on_another_base(home, run, tmp_path) -> None:
             "--json",
         )
     )
-    assert [fact["id"] for fact in verdict["facts"]] == ["0", "1", "2", "4"]
+    assert [fact["id"] for fact in verdict["facts"]] == ["1", "2", "3", "5"]
     assert json.loads((out / "run.json").read_text())["config"]["model"]["name"] == str(tmp_path / "new")
 
 

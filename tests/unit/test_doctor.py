@@ -92,8 +92,8 @@ def test_words_without_a_token_are_found_in_prompts_and_targets() -> None:
     model = SimpleNamespace(
         tokenizer=SimpleNamespace(unk_token_id=0),
         encode=lambda texts: [[words.get(word, 0) for word in text.split()] for text in texts],
-        encode_target=lambda text: [words.get(text, 0)],
+        encode_target=lambda text, after, join: [words.get(text, 0)],
     )
-    assert not examination._unknown(model, "Ada plays", "piano")
-    assert examination._unknown(model, "Ada plays", "cello")
-    assert examination._unknown(model, "Eve plays", "piano")
+    assert not examination._unknown(model, Fact("Ada", "{} plays", "piano"))
+    assert examination._unknown(model, Fact("Ada", "{} plays", "cello"))
+    assert examination._unknown(model, Fact("Eve", "{} plays", "piano"))

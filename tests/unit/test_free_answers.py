@@ -17,7 +17,7 @@ from errata.edits.check import Check, Query
 from errata.errors import ConfigError
 from errata.models import EditableModel
 from errata.probes import generated, probe_class, ripple
-from errata.probes.answers import contained, match, normalised
+from errata.probes.answers import contained, match
 from errata.probes.base import Probe, View
 from errata.probes.judge import JudgeSettings, ask
 from errata.probes.rows import Row
@@ -54,7 +54,7 @@ def test_containment_wants_every_object_by_any_of_its_names_as_words() -> None:
     assert contained("Ada alone", wanted) == 0.0
     assert contained("Adaline and Boris", wanted) == 0.0
     assert math.isnan(contained(" \n", wanted))
-    assert normalised("The U.S.A.") == "u s"  # an article is an article wherever it stands
+    assert contained("vitamin a is", [["Vitamin A"]]) == 1.0  # a letter that is a name is no article
 
 
 def build(name: str, **settings: object) -> Probe:
@@ -289,3 +289,69 @@ def test_a_ripple_probe_with_nothing_to_ask_says_so() -> None:
         build("ripple", kinds=("alias",)).prepare(model, [fact])
     with pytest.raises(ValidationError, match="'rumour' is no kind of check; there are alias"):
         build("ripple", kinds=("rumour",))
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "right"),
+    [
+        (" C.", "C++", False),
+        (" C++.", "C++", True),
+        (" C#.", "C++", False),
+        (" F♯ minor", "F# minor", True),
+        (" NET.", ".NET", False),
+        (" **.NET**", ".NET", True),
+        (" 5.", "-5", False),
+        (" −5.", "-5", True),
+        (" –5 degrees", "-5 degrees", True),
+        (" minus 5", "-5", True),
+        (" 1914–1918", "1914-1918", True),
+        (" A+.", "A-", False),
+        (" A−.", "A-", True),
+        (" UTC+5", "UTC-5", False),
+        (" Vitamin.", "Vitamin A", False),
+        (" vitamin a.", "Vitamin A", True),
+        (" the Hague", "The Hague", True),
+        (" Team.", "A-Team", False),
+        (" Zu\u0308rich.", "Zürich", True),
+        (" STRASSE", "Straße", True),
+        (" ２０", "20", True),
+        (" ١٩٨٧", "1987", True),
+        (" 10²", "102", False),
+        (" 1,987.", "1987", True),
+        (" 1\u202f987.", "1987", True),
+        (" 1 987 km", "1987 km", True),
+        (" 1,987.5", "1987.5", True),
+        (" 1.987,5", "1987.5", True),
+        (" 1987.5", "19875", False),
+        (" 1.987", "1987", False),  # less than two
+        (" 1.987.654", "1,987,654", True),
+        (" 1,00,000", "100000", True),
+        (" 3,14", "3.14", True),
+        (" .5", "5", False),
+        (" 5 €.", "€5", True),
+        (" $5.", "€5", False),
+        (" $1,987.50", "$1987.50", True),
+        (" 5 percent", "5%", True),
+        (" 5.", "5%", False),
+        (" 東京。", "東京", True),
+        (" ｢東京｣、", "東京", True),
+        (" U.S.", "US", True),
+        (" J. R. R. Tolkien", "J.R.R. Tolkien", True),
+        (" O’Brien", "O'Brien", True),
+        (" Simon and Garfunkel", "Simon & Garfunkel", True),
+        (" ∞", "∞", True),
+        (" “Oslo.” She", "Oslo", True),
+    ],
+)
+def test_what_makes_another_answer_stays_and_what_does_not_is_one(said: str, answer: str, right: bool) -> None:
+    assert match(said, [answer]) == right
+    assert contained(said, [[answer]]) == right
+
+
+def test_words_are_whole_in_a_text_and_any_place_will_do_without_spaces() -> None:
+    assert contained(" New York City.", [["New York"]]) == 1.0
+    assert contained("It was -5 degrees.", [["5 degrees"]]) == 0.0
+    assert contained("She writes C++ daily", [["C"]]) == 0.0
+    assert contained("about 12,345 people", [["345"]]) == 0.0
+    assert contained("大阪にあります", [["大阪"]]) == 1.0
+    assert contained("首都はParisです", [["Paris"]]) == 1.0

@@ -29,7 +29,7 @@ class Given(StatisticsStore):
     """Give a covariance that is far from a multiple of the identity."""
 
     def second_moments(self, model, layers, source):
-        return [SecondMoment(covariance(model), 1) for _ in layers]
+        return [SecondMoment(C, len(C)) for C in (covariance(model) for _ in layers)]
 
 
 def covariance(model: EditableModel) -> Tensor:

@@ -108,9 +108,9 @@ def test_a_record_with_a_token_without_an_embedding_is_named_by_its_line(with_ad
     recipe = load_recipe({"model": {"name": str(with_added)}, "method": {"name": "memit"}, "edits": {"dataset": "lab"}})
     stream = EditStream(tuple(facts), 1)
     for drawn in (model, outline(with_added)):
-        with pytest.raises(EditDataError, match=r"fact '1' .*'Quaxolotl'[\s\S]*4 of 5 facts cannot be edited"):
+        with pytest.raises(EditDataError, match=r"fact '2' .*'Quaxolotl'[\s\S]*4 of 5 facts cannot be edited"):
             open_session(recipe, model=drawn, stream=stream)
-    with pytest.raises(EditDataError, match=r"fact '0'.*has embeddings for the first 420 alone"):
+    with pytest.raises(EditDataError, match=r"fact '1'.*has embeddings for the first 420 alone"):
         errata.edit(model, bad[0])
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from errata.cli import trace as cli
 from errata.edits import Fact
-from errata.errors import AnalysisError, ConfigError
+from errata.errors import AnalysisError, ConfigError, ModelError
 from errata.models.hooks import add_to_outputs, capture
 from errata.studies.trace import CLASSES, SITES, Trace, estimate, known_facts, trace
 from errata.studies.trace_chart import save, text_map
@@ -111,8 +111,13 @@ def test_parts_of_runs_give_what_whole_runs_give(family: str) -> None:
 
 def test_a_model_that_answers_nan_is_not_traced() -> None:
     model = tiny_model("llama")
-    model.parameter(model.mlp_out(1)).data.fill_(float("nan"))
+    (ids,) = model.encode(["Ada Abend was born in"])
+    with torch.no_grad():
+        model.model.get_input_embeddings().weight[ids[2]] = float("nan")  # of one word of this fact
     with pytest.raises(AnalysisError, match="answers NaN to 'Ada Abend was born in'"):
+        traced(model)
+    model.parameter(model.mlp_out(1)).data.fill_(float("nan"))
+    with pytest.raises(ModelError, match="already answers NaN"):
         traced(model)
 
 

@@ -78,6 +78,8 @@ class Correction:
         gentler: edits that the guard made with another setting of the method.
         damped: edits that it made smaller.
         undone: how many edits were taken back after the measuring, whose figures are another model's and left out.
+        guarded: whether every update was judged before it landed.
+        method: how they were edited.
         paraphrases: the share of the standing facts' paraphrases that have the new object; None where none was asked.
     """
 
@@ -88,6 +90,8 @@ class Correction:
     damped: int
     undone: int = 0
     paraphrases: Cost | None = None
+    guarded: bool = True
+    method: str = ""
 
     @property
     def took(self) -> int:
@@ -172,6 +176,8 @@ def correction(run: RunFrames) -> Correction:
         damped=sum(entry.get("scale", 1.0) < 1.0 for entry in made),
         undone=undone,
         paraphrases=None if undone else _paraphrases(run),
+        guarded=bool((run.info["config"].get("guard") or {}).get("enabled")),
+        method=run.method,
     )
 
 
@@ -222,8 +228,10 @@ def _costs(run: RunFrames) -> list[Cost]:
         found.append(Cost(name, _mean(first), _mean(last)))
     for name in ("neighborhood.success", "locality.exact"):
         # What is kept is kept of what the unedited model says: all of it, before the first edit.
-        before, after = (run.metric(f"{name}@{when}")["value"] for when in ("base", "end"))
-        before, after = before.drop_nans(), after.fill_nan(0.0)  # what a dead model no longer answers is not kept
+        asked, again = (run.metric(f"{name}@{when}") for when in ("base", "end"))
+        if len(asked):  # what is not defined of the unedited model (two objects that are the same) is not of this one
+            again = again.filter(pl.col("edit_id").is_in(asked.drop_nans("value")["edit_id"].to_list()))
+        before, after = asked["value"].drop_nans(), again["value"].fill_nan(0.0)  # a dead model keeps nothing
         if len(after):
             found.append(Cost(name, _mean(before) if len(before) else 1.0, _mean(after)))
     return found

@@ -1,6 +1,6 @@
 """The curves of a run: one figure a step, with its interval, for every metric that was measured."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ __all__ = [
     "is_share",
     "main_figures",
     "mean_of_tasks",
+    "most_asked",
     "per_edit",
     "score",
     "summary",
@@ -100,6 +101,19 @@ def score(efficacy: Array, paraphrase: Array, neighborhood: Array) -> Array:
     parts = np.stack([efficacy, paraphrase, neighborhood])
     with np.errstate(divide="ignore"):
         return np.asarray(3 / (1 / parts).sum(axis=0))
+
+
+def most_asked(run: RunFrames, metrics: Sequence[str]) -> str:
+    """Return the first of these metrics that the most edits have.
+
+    Success is defined for edits with a true object alone: of facts of which few have one it would be the mean of few.
+
+    Args:
+        run: the run.
+        metrics: what is wanted most first.
+    """
+    values = {metric: per_edit(run, metric).values for metric in metrics}
+    return max(metrics, key=lambda metric: (bool(len(_known(values[metric]))), len(values[metric])))
 
 
 def tasks(run: RunFrames) -> dict[str, str]:
@@ -243,12 +257,12 @@ def summary(run: RunFrames, seed: int = 0) -> pl.DataFrame:
         for step, metric, values, _ in grouped.iter_rows()
         if metric.endswith(".unanswered")
     }
-    lines, labelled = _perplexity_lines(run), labelled_items(run)
+    lines, labelled, own = _perplexity_lines(run), labelled_items(run), run.own_metrics
     rows = []
     for step, metric, values, missing in grouped.iter_rows():
         array = np.array(values)
         known = _known(array)
-        low, high = mean_interval(known, rng, share=is_share(metric)) if len(array) > 1 else (np.nan, np.nan)
+        low, high = mean_interval(known, rng, share=is_share(metric, own)) if len(array) > 1 else (np.nan, np.nan)
         n = len(array)
         if metric.endswith(".accuracy") and (step, task := metric.removesuffix(".accuracy")) in counted:
             hits, n = counted[step, task]
@@ -298,7 +312,14 @@ def _perplexity_interval(
     return float(low), float(high)
 
 
-def is_share(metric: str) -> bool:
-    """Return whether a metric's values are successes, or shares of them."""
+def is_share(metric: str, own: Mapping[str, str] | None = None) -> bool:
+    """Return whether a metric's values are successes, or shares of them: never told from the values.
+
+    Args:
+        metric: its name.
+        own: what other packages' metrics are (`RunFrames.own_metrics`), which say so themselves.
+    """
+    if own and metric in own:
+        return own[metric] == "share"
     name = metric.partition("@")[0]
     return name.rpartition(".")[2] in (*SCORERS, "contained", "kept", "known", "item")

@@ -50,6 +50,7 @@ class Difference:
         n: units (edits, prompts or items) that both have a value for.
         pairs: pairs of runs.
         missing: units for which either has none.
+        share: whether the figures are shares; else any numbers.
     """
 
     metric: str
@@ -62,6 +63,7 @@ class Difference:
     n: int
     pairs: int
     missing: int
+    share: bool = True
 
 
 def grouped(runs: Sequence[tuple[str, RunFrames]]) -> list[Group]:
@@ -109,11 +111,16 @@ def differences(groups: Sequence[Group], seed: int = 0, level: float = 0.95) -> 
 
 
 def compared(runs: Sequence[RunFrames]) -> list[str]:
-    """Return what is compared: every share right after an edit; at the last common step re-tests, facts and items."""
+    """Return what is compared: every share right after an edit; at the last common step re-tests, facts and items.
+
+    What other packages measure is compared as well, numbers and shares, but for what is of the unedited model.
+    """
     measured = {metric for run in runs for metric in run.metrics()}
-    now = [m for m in measured if m.endswith("@now") and is_share(m)]
+    own = {metric: kind for run in runs for metric, kind in run.own_metrics.items()}
+    now = [m for m in measured if m.endswith("@now") and is_share(m) and m not in own]
     later = [m for m in ("efficacy.exact@retest", "unrelated.exact") if m in measured]
-    return [*sorted(now, key=_order), *later, *sorted(m for m in measured if m.endswith(".item"))]
+    items = sorted(m for m in measured if m.endswith(".item") and m not in own)
+    return [*sorted(now, key=_order), *later, *items, *sorted(m for m in own if not m.endswith("@base"))]
 
 
 def _order(metric: str) -> tuple[int, str, int]:
@@ -169,16 +176,18 @@ def _difference(
     units = [(np.nan_to_num(a[k]), np.nan_to_num(b[k])) for (a, b), k in zip(units, known, strict=True) if k.any()]
     name = metric.replace(".item", ".accuracy") if invalid else metric
     n = sum(len(a) for a, _ in units)
+    own = {metric: kind for run in pairs[0] for metric, kind in run.own_metrics.items()}
+    share = is_share(metric, own)
     if not units:
-        return [Difference(name, first, second, math.nan, math.nan, math.nan, math.nan, 0, 0, missing)]
+        return [Difference(name, first, second, math.nan, math.nan, math.nan, math.nan, 0, 0, missing, share)]
     value, p = float(np.mean([a.mean() - b.mean() for a, b in units])), math.nan
     binary = all(np.isin(x, (0.0, 1.0)).all() for pair in units for x in pair)
-    if binary and len(units) == 1 and is_share(metric):
+    if binary and len(units) == 1 and share:
         low, high = paired_difference(*units[0], level)
         p = mcnemar(*units[0])
     else:
         low, high = bootstrap_nested([a - b for a, b in units], rng, level)
-    return [Difference(name, first, second, value, low, high, p, n, len(units), missing)]
+    return [Difference(name, first, second, value, low, high, p, n, len(units), missing, share)]
 
 
 def _joined(first: RunFrames, second: RunFrames, metric: str) -> tuple[Array, Array]:

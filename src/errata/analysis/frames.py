@@ -79,6 +79,15 @@ class RunFrames:
         """How many edits were made or refused."""
         return int(self.journal["step"].max() or 0) if len(self.journal) else 0  # type: ignore[arg-type]
 
+    @property
+    def own_metrics(self) -> dict[str, str]:
+        """The metrics that probes of other packages measured, each with what it is: "share" or "number"."""
+        found: dict[str, str] = {}
+        for probe, kinds in (self.info.get("own_metrics") or {}).items():
+            for metric in self.rows(probe).select(pl.col("metric").unique()).collect()["metric"].sort().to_list():
+                found[metric] = kinds.get(metric.partition("@")[0], "number")
+        return found
+
     def rows(self, probe: str | None = None) -> pl.LazyFrame:
         """Return the rows of one probe, or of all; read when collected."""
         files = [f for name, parts in self.parts.items() if probe in (None, name) for f in parts]
@@ -93,7 +102,7 @@ class RunFrames:
         return sorted(self.rows().select(pl.col("metric").unique()).collect()["metric"].to_list())
 
 
-def load_run(path: Path) -> RunFrames:
+def load_run(path: str | Path) -> RunFrames:
     """Read a run directory; rows are only opened, and read when asked for.
 
     Args:
@@ -102,6 +111,7 @@ def load_run(path: Path) -> RunFrames:
     Raises:
         RunError: when it is no run directory, or a file of it is missing or damaged; names the file.
     """
+    path = Path(path)
     info = _read_json(path / "run.json", path)
     for section in ("method", "model"):
         if "name" not in (info["config"] or {}).get(section, {}):
@@ -109,7 +119,7 @@ def load_run(path: Path) -> RunFrames:
     return RunFrames(path, info, _read_journal(path / "journal.jsonl"), _read_facts(path / "facts.jsonl"), _parts(path))
 
 
-def probe_frame(path: Path, probe: str) -> pl.DataFrame:
+def probe_frame(path: str | Path, probe: str) -> pl.DataFrame:
     """Return all rows of a probe, or with "summary" the aggregated curves of a run.
 
     Args:

@@ -71,10 +71,11 @@ def bootstrap_mean(
 def mean_interval(
     values: NDArray[np.float64], rng: np.random.Generator, level: float = 0.95, *, share: bool = False
 ) -> tuple[float, float]:
-    """Bound a mean: Wilson's interval when every value is 0 or 1, the bootstrap's otherwise; NaN for a single figure.
+    """Bound a mean: Wilson's interval where values are shares, all of them 0 or 1, the bootstrap's otherwise.
 
-    Few shares have Wilson's too: three edits of two neighbors in three would resample to no width at all. It is never
-    too narrow, since figures between 0 and 1 vary at most as much as zeros and ones of the same mean.
+    A single figure has none: NaN. Few shares have Wilson's too: three edits of two neighbors in three would resample to
+    no width at all. It is never too narrow, since figures between 0 and 1 vary at most as much as zeros and ones of the
+    same mean.
 
     Args:
         values: the units' values.
@@ -82,7 +83,7 @@ def mean_interval(
         level: the coverage.
         share: whether each value is a share of successes.
     """
-    if np.isin(values, (0.0, 1.0)).all() or (share and len(values) < FEW):
+    if share and (np.isin(values, (0.0, 1.0)).all() or len(values) < FEW):
         return wilson(float(values.sum()), len(values), level)
     return bootstrap_mean(values, rng, level) if len(values) > 1 else (math.nan, math.nan)
 
@@ -112,9 +113,14 @@ def bootstrap_nested(
 
 
 def over_runs(
-    groups: Sequence[NDArray[np.float64]], rng: np.random.Generator, level: float = 0.95, facts: Facts | None = None
+    groups: Sequence[NDArray[np.float64]],
+    rng: np.random.Generator,
+    level: float = 0.95,
+    facts: Facts | None = None,
+    *,
+    share: bool = True,
 ) -> tuple[float, float]:
-    """Bound the mean of several runs' shares, each run with the same weight.
+    """Bound the mean of several runs' figures, each run with the same weight.
 
     The interval of all units together (Wilson's for zeros and ones), widened to the nested bootstrap's where the runs
     differ more among themselves than their units would let them. Runs that agree to the last unit keep a width.
@@ -123,24 +129,26 @@ def over_runs(
     its answers in all runs, and as many facts as there are bound the interval where hardly one differs from the others.
 
     Args:
-        groups: the units' values of each run, between 0 and 1; none missing.
+        groups: the units' values of each run; none missing.
         rng: draws the resamples.
         level: the coverage.
         facts: which fact each unit is of; each of one of its own when None.
+        share: whether they are shares, between 0 and 1.
     """
     if not groups:
         return math.nan, math.nan
     value = float(np.mean([g.mean() for g in groups]))
     several = len(groups) > 1
     if facts is None:
-        bounds = [mean_interval(np.concatenate(groups), rng, level, share=True)]
+        bounds = [mean_interval(np.concatenate(groups), rng, level, share=share)]
         bounds += [bootstrap_nested(groups, rng, level)] if several else []
     else:
         means = by_fact(groups, facts)
-        rare = min((means != 0).sum(), (means != 1).sum()) < RARE
+        rare = share and min((means != 0).sum(), (means != 1).sum()) < RARE
         # As many zeros and ones as facts vary at least as much as their means.
-        bounds = [wilson(means.sum(), len(means), level) if rare else mean_interval(means, rng, level, share=True)]
+        bounds = [wilson(means.sum(), len(means), level) if rare else mean_interval(means, rng, level, share=share)]
         bounds += [bootstrap_crossed(resampled_means(groups, facts, rng), rng, level)] if several else []
+    bounds = [(low, high) for low, high in bounds if math.isfinite(low + high)] or [(math.nan, math.nan)]
     return min(value, *(low for low, _ in bounds)), max(value, *(high for _, high in bounds))
 
 

@@ -22,7 +22,7 @@ class Room:
     """How many more edits fit into what the guard's limits leave, at the pace of the last ones.
 
     Args:
-        level: the canary's KL now; NaN where the guard was off, or edits were taken back.
+        level: the canary's KL now; NaN where the guard was off, no edit has landed, or edits were taken back.
         budget: the most that it may reach.
         more: edits until the first limit is reached; None where that is not known.
         low, high: the 95 % interval; None where, at that end of it, the canary has not been moving.
@@ -30,6 +30,7 @@ class Room:
         limit: which limit is reached first; empty where none is in sight.
         size: edits in one update.
         undone: how many edits were taken back since the canary was read.
+        guarded: whether the guard was on.
     """
 
     level: float
@@ -41,10 +42,13 @@ class Room:
     limit: str = ""
     size: int = 1
     undone: int = 0
+    guarded: bool = True
 
     def __str__(self) -> str:
         if self.undone:
             return f"how many more are safe is unknown: the canary was {measured_before(self.undone)}."
+        if math.isnan(self.level) and self.guarded:
+            return "how many more are safe is unknown: no edit has landed, so that nothing has moved the canary."
         if math.isnan(self.level):
             return "how many more are safe is unknown: the guard was off, so that no canary was watched."
         if self.basis < LEAST * self.size:
@@ -80,7 +84,7 @@ def room(made: Sequence[Mapping[str, Any]], guard: Mapping[str, Any], undone: in
     ]
     budget = float(guard.get("budget", math.nan))
     if undone or not signals or not guard.get("enabled"):
-        return Room(math.nan, budget, None, None, None, 0, undone=undone)
+        return Room(math.nan, budget, None, None, None, 0, undone=undone, guarded=bool(guard.get("enabled")))
     level, size = float(signals[-1]["kl"]), made[0]["step"] - made[0]["edit"] + 1
     # What each limit has been used up, and may be: 0 on the unedited model.
     used = {"KL": ([s["kl"] for s in signals], budget)}

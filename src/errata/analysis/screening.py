@@ -153,7 +153,7 @@ def _figures(rows: pl.DataFrame) -> pl.DataFrame:
             of("unrelated.exact").mean().alias("unrelated"),
             of("perplexity").first().alias("perplexity"),
             of("entropy").mean().alias("entropy"),
-            of("efficacy.success@now").mean().alias("efficacy"),
+            of("efficacy.success@now").drop_nans().mean().alias("efficacy"),
             *(of(name).first().alias(name) for name in known),
         )
         .sort("number")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from errata.analysis.curves import is_share
 from errata.analysis.differences import Group, compared, units
 from errata.analysis.intervals import over_runs
 from errata.analysis.shared import fact_names
@@ -30,6 +31,7 @@ class OverRuns:
         runs: how many have a value.
         n: units (edits, prompts or items) of all of them.
         missing: units without a value.
+        share: whether the figures are shares; else any numbers.
     """
 
     metric: str
@@ -42,6 +44,7 @@ class OverRuns:
     runs: int
     n: int
     missing: int
+    share: bool = True
 
 
 def figures_over_runs(groups: Sequence[Group], seed: int = 0, level: float = 0.95) -> list[OverRuns]:
@@ -82,7 +85,8 @@ def _over_runs(metric: str, group: Group, rng: np.random.Generator, level: float
         if t.any()
     ]
     means = [float(v.mean()) for v in known] or [math.nan]
-    low, high = over_runs(known, rng, level, facts)
+    share = is_share(metric, group.runs[0].own_metrics)
+    low, high = over_runs(known, rng, level, facts, share=share)
     return OverRuns(
         metric.replace(".item", ".accuracy") if item else metric,
         group.label,
@@ -94,4 +98,5 @@ def _over_runs(metric: str, group: Group, rng: np.random.Generator, level: float
         len(known),
         sum(map(len, known)),
         missing,
+        share,
     )

@@ -11,6 +11,7 @@ from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore, default_cache
 from errata.edits import Fact
 from errata.errors import ConfigError, RunError
+from errata.joining import Join
 from errata.models import EditableModel, check_answers
 from errata.probes.base import View
 from errata.probes.canary import LineCanary, canary_lines, names
@@ -168,8 +169,8 @@ class Bench:
         asked += [("paraphrase", text, fact.target_new) for text in fact.paraphrase_prompts]
         asked += [("neighbor", text, fact.target_true) for text in fact.neighborhood_prompts]
         asked += [("free text", text, "") for text in free if text.strip()]
-        after = self._read(asked)
-        before = self.unedited(lambda: self._read(asked))
+        after = self._read(asked, fact.join)
+        before = self.unedited(lambda: self._read(asked, fact.join))
         lines = [
             Line(kind, prompt, wanted, old, new, p_old, p_new)
             for (kind, prompt, wanted), (old, p_old), (new, p_new) in zip(asked, before, after, strict=True)
@@ -194,10 +195,10 @@ class Bench:
         self.trajectory.judge = Watch(limits_of(self._guard), self._canary)
         self.trajectory.judge.recall(self.log)
 
-    def _read(self, asked: Sequence[tuple[str, str, str]]) -> list[tuple[str, float | None]]:
+    def _read(self, asked: Sequence[tuple[str, str, str]], join: Join) -> list[tuple[str, float | None]]:
         texts = generate(self.model, [prompt for _, prompt, _ in asked], _TOKENS)
         pairs = [(prompt, wanted) for _, prompt, wanted in asked if wanted]
-        scores = dict(zip(pairs, score(self.model, pairs), strict=True))
+        scores = dict(zip(pairs, score(self.model, pairs, [join] * len(pairs)), strict=True))
         return [
             (text, math.exp(scores[prompt, wanted].logp) if wanted else None)
             for text, (_, prompt, wanted) in zip(texts, asked, strict=True)

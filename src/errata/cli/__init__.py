@@ -1,8 +1,9 @@
 """The command line: one file a group of commands, heavy imports inside the commands."""
 
 import sys
+import warnings
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -28,8 +29,10 @@ from errata.cli import (
     train,
     tune,
 )
+from errata.cli.plain import remark
 from errata.errors import ErrataError
 from errata.files import REFUSALS
+from errata.plugins import PluginWarning
 
 __all__ = ["app", "main"]
 
@@ -85,8 +88,24 @@ def _options(
     """Take the options that stand before a command."""
 
 
+def _say(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Say a warning that is meant for the user in a line; any other as Python does."""
+    if issubclass(category, PluginWarning):
+        remark(f"warning: {message}")
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+
 def main() -> None:
     """Run the command line; user errors end with a message and status 1, an interruption with 130."""
+    warnings.showwarning = _say
     try:
         app()
     except ErrataError as e:

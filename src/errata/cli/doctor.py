@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from errata.cli.plain import echo_json
+from errata.cli.plain import echo_json, remark
 
 __all__ = ["doctor"]
 
@@ -31,7 +31,7 @@ def doctor(
         raise ConfigError("-o, --model and --out change a recipe; name one: errata doctor RECIPE.")
     overrides = [*([f"model.name={json.dumps(model)}"] if model else []), *(override or [])]
     findings = []
-    for finding in examine(load_recipe(recipe, overrides) if recipe else None, out):
+    for finding in examine(load_recipe(recipe, overrides, remark) if recipe else None, out):
         findings.append(finding)
         if not as_json:  # each at once: some take a while
             typer.echo(f"{_MARKS[finding.state]:<8}{finding.check:<18}{finding.found}")

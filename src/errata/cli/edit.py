@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from errata.edits import Fact
     from errata.studies.recipe import Recipe
 
-__all__ = ["corrected", "edit", "text", "verdict"]
+__all__ = ["corrected", "edit", "named", "text", "verdict"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 _SHOWN = 40  # facts; all stand in the run directory and in --json
@@ -54,7 +54,15 @@ def edit(
     places: dict[str, str] = {}
     chosen = read_facts(facts, skip_bad=skip_bad, tell=progress.tell, places=places)
     recipe = correction_recipe(
-        model, method, out, len(chosen), batch_size=batch_size, guard=guard, author=author, overrides=override or ()
+        model,
+        method,
+        out,
+        len(chosen),
+        batch_size=batch_size,
+        guard=guard,
+        author=author,
+        overrides=override or (),
+        tell=progress.tell,
     )
     if dry_run:
         from errata.edits import EditStream
@@ -130,12 +138,14 @@ def verdict(found: "Correction", out: Path) -> dict[str, Any]:
 def text(found: "Correction", out: Path) -> str:
     """Return the verdict in words; nothing that a model or a fact says is obeyed by a terminal."""
     from errata.analysis.room import measured_before
+    from errata.export.suits import suiting
 
     lines = []
+    names = {fact.id: named(fact.edit, fact.id) for fact in found.facts}
     for fact in found.facts[:_SHOWN]:
         why = f": {shown(fact.reason)}" if fact.reason else ""
         lines += [
-            f"{shown(fact.prompt)} … {shown(fact.target)}   [{_state(fact)}{why}]",
+            f"{fact.edit:>3}  {shown(fact.prompt)} → {shown(fact.target)}   [{_state(fact, names)}{why}]",
             f"  before  {shown(fact.before)}   (P {fact.p_before:.3f})",
         ]
         if not found.undone and not fact.superseded_by:
@@ -155,15 +165,28 @@ def text(found: "Correction", out: Path) -> str:
     }
     if left_out := [f"{count} {why}" for why, count in counts.items() if count]:
         lines.append(f"Not counted: {', '.join(left_out)}.")
-    if found.damped or found.gentler:
-        lines.append(f"The guard made {found.damped} smaller and {found.gentler} with a gentler setting.")
+    lines.append(_guard(found))
     if found.refused:
-        names = ", ".join(shown(f"{fact.subject} ({fact.id})") for fact in found.refused[:5])
-        lines.append(f"{len(found.refused)} refused, with the reason in {out / 'quarantine.jsonl'}: {names}")
+        refused = "; ".join(f"{named(fact.edit, fact.id)}: {shown(fact.subject)}" for fact in found.refused[:5])
+        more = f"; {len(found.refused) - 5} more" if len(found.refused) > 5 else ""
+        lines.append(f"{len(found.refused)} not made, with the reason in {out / 'quarantine.jsonl'}: {refused}{more}")
     lines += _costs(found)
     lines += ["", str(found.room)[:1].upper() + str(found.room)[1:]]
-    lines.append(f"next: errata log {out}, errata report {out}, errata export {out} --as lora --out DIR")
+    exports = [f"errata export {out} --as {form} --out DIR" for form in suiting(out, found.method)[:1]]
+    lines.append("next: " + ", ".join([f"errata log {out}", f"errata report {out}", *exports]))
     return "\n".join(lines)
+
+
+def _guard(found: "Correction") -> str:
+    """Say whether the guard was on, and what it did."""
+    if not found.guarded:
+        return "Guard: off. Every update landed, whatever it cost."
+    refused = sum(fact.status == "rolled-back" for fact in found.facts)
+    failed = len(found.refused) - refused
+    did = {"made smaller": found.damped, "made with a gentler setting": found.gentler}
+    also = "".join(f", {count} {what}" for what, count in did.items() if count)
+    also += f"; {failed} failed before it could judge" if failed else ""
+    return f"Guard: on. It refused {refused or 'none'} of {len(found.facts)} edits{also}."
 
 
 def _costs(found: "Correction") -> list[str]:
@@ -196,10 +219,15 @@ def _row(cost: "Cost") -> tuple[str, str, str]:
     return shown(figure(cost.name)), before, after
 
 
-def _state(fact: "FactOutcome") -> str:
+def named(number: int, name: str) -> str:
+    """Return what an edit is called everywhere: its number, and its fact's id where that is not the same."""
+    return str(number) if name == str(number) else f"{number} (id {shown(name)})"
+
+
+def _state(fact: "FactOutcome", names: "Mapping[str, str]") -> str:
     """Say in a few words what became of a fact."""
     if fact.superseded_by:
-        return f"superseded by fact {shown(fact.superseded_by)}"
+        return f"superseded by fact {names[fact.superseded_by]}"
     took = {True: "took", False: "did not take", None: fact.status}[fact.took]
     state = took if fact.status == "applied" else {"rolled-back": "refused"}.get(fact.status, fact.status)
-    return f"{state}, repeats fact {shown(fact.repeats)}" if fact.repeats else state
+    return f"{state}, repeats fact {names[fact.repeats]}" if fact.repeats else state

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from errata.cli.edit import corrected
+from errata.cli.edit import corrected, named
 from errata.cli.plain import echo_json, plain, shown
 
 __all__ = ["diff", "log", "reapply", "undo"]
@@ -32,11 +32,10 @@ def log(
     for line in lines:
         who = f"  {shown(line.author)}" if line.author else ""
         size = f"  ‖ΔW‖/‖W₀‖ {line.relative:.3g}" if line.norms else ""
+        own = "" if line.id == str(line.edit) else f"  id {shown(line.id)}"
         canary = f"  canary {line.signals['kl']:.3g}" if "kl" in line.signals else ""
         back = f"  (taken back {line.undone_at} {shown(line.undone_by)})".replace(" )", ")") if line.undone_at else ""
-        typer.echo(
-            f"{line.edit:>5}  {line.at or '(time unknown)'}{who}  {line.status}{back}  {shown(line.id)}{size}{canary}"
-        )
+        typer.echo(f"{line.edit:>5}  {line.at or '(time unknown)'}{who}  {line.status}{back}{own}{size}{canary}")
         typer.echo("       " + shown(f"{line.prompt.replace('{}', line.subject)} … {line.target}"))
         if line.verdict:
             typer.echo(f"       {shown(line.verdict)}")
@@ -49,6 +48,9 @@ def log(
 def undo(
     directory: Run,
     last: Annotated[int | None, typer.Option(min=1, help="Take back the last so many edits; 1 by default.")] = None,
+    edit: Annotated[
+        int | None, typer.Option("--edit", min=1, help="Take back the edit with this number, as errata log shows it.")
+    ] = None,
     id: Annotated[str | None, typer.Option("--id", help="Take back the edit with this id.")] = None,
     author: Author = "",
     measure: Annotated[
@@ -61,9 +63,9 @@ def undo(
     from errata.studies.ledger import holding
     from errata.studies.ledger import undo as go
 
-    if last is not None and id is not None:
-        raise ConfigError("give --last or --id, not both.")
-    found = go(directory, last=last, id=id, author=author)
+    if sum(given is not None for given in (last, edit, id)) > 1:
+        raise ConfigError("give --last, --edit or --id, not both.")
+    found = go(directory, last=last, id=id, edit=edit, author=author)
     facts, unknown = [], ""
     if measure:
         try:
@@ -73,13 +75,15 @@ def undo(
     if as_json:
         echo_json({**asdict(found), "holding": [asdict(fact) for fact in facts], "not_measured": unknown})
         return
-    typer.echo(f"taken back: {shown(', '.join(found.ids))}. {found.left} edits are in the weights.")
+    for number, name, fact in zip(found.edits, found.ids, found.facts, strict=True):
+        typer.echo(f"took back {named(number, name)}: {shown(fact)}")
+    typer.echo(f"{found.left} edit{' is' if found.left == 1 else 's are'} in the weights.")
     lost = [fact for fact in facts if not fact.holds]
     if facts:
         typer.echo(f"{len(facts) - len(lost)} of {len(facts)} facts that stand and were asked for hold.")
-    for fact in lost:
-        typer.echo(f"does not hold: {shown(fact.prompt)} … {shown(fact.target)} ({shown(fact.id)})")
-        typer.echo(f"  the model says {shown(fact.says)!r}; edit the fact anew, or take it back as well")
+    for kept in lost:
+        typer.echo(f"does not hold: {named(kept.edit, kept.id)}: {shown(kept.prompt)} … {shown(kept.target)}")
+        typer.echo(f"  the model says {shown(kept.says)!r}; edit the fact anew, or take it back as well")
     if unknown:
         typer.echo(f"which facts still hold was not measured: {unknown}")
     if not found.last:
@@ -149,6 +153,14 @@ def reapply(
     )
     size = before.edits.batch_size
     recipe = correction_recipe(
-        model, name, out, len(facts), batch_size=size, guard=guard, author=author, overrides=override or ()
+        model,
+        name,
+        out,
+        len(facts),
+        batch_size=size,
+        guard=guard,
+        author=author,
+        overrides=override or (),
+        tell=progress.tell,
     )
     corrected(facts, recipe, out, progress, skip_bad=True, as_json=as_json)

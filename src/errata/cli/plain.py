@@ -3,12 +3,13 @@
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import typer
 
-__all__ = ["echo_json", "plain", "shown"]
+__all__ = ["echo_json", "plain", "remark", "shown"]
 
 _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2028\u2029\u2066-\u2069\ud800-\udfff]")
 """Control characters, marks that turn the direction of what follows, line separators, halves of a pair."""
@@ -24,6 +25,11 @@ def echo_json(value: Any, indent: int | None = None) -> None:
     # JSON escapes the first 32 itself; a line feed here is the layout's own.
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     typer.echo(_OBEYED.sub(lambda m: m[0] if m[0] == "\n" else f"\\u{ord(m[0]):04x}", text))
+
+
+def remark(text: str) -> None:
+    """Say something beside the result: on standard error."""
+    sys.stderr.write(f"{shown(text)}\n")
 
 
 def plain(value: Any) -> Any:

@@ -32,9 +32,16 @@ class Form(StrEnum):
     json = "json"
 
 
+class Written(StrEnum):
+    """How a table is written."""
+
+    markdown = "markdown"
+    latex = "latex"
+
+
 class Style(StrEnum):
-    """Forms of the table: Table 3 for reading, in Markdown, in LaTeX; or, in Markdown, a row a run, means over runs
-    that differ in seeds alone, differences between runs on the same edits, or how long their edits live."""
+    """Which table: Table 3 for reading, in Markdown, in LaTeX; or a row a run, means over runs that differ in seeds
+    alone, differences between runs on the same edits, or how long their edits live."""
 
     text = "text"
     markdown = "markdown"
@@ -79,7 +86,13 @@ def compare(
     out: Annotated[Path, typer.Option(help="The page; by default compare.html, in the current directory.")] = Path(
         "compare.html"
     ),
-    table: Annotated[Style, typer.Option(help="How the table is printed.")] = Style.text,
+    table: Annotated[
+        Style, typer.Option(help="Which table is printed: text, markdown and latex are Table 3.")
+    ] = Style.text,
+    written: Annotated[
+        Written | None,
+        typer.Option("--format", help="How it is written: Markdown, or LaTeX for booktabs."),
+    ] = None,
     export: Export = None,
     as_json: Json = False,
 ) -> None:
@@ -113,10 +126,11 @@ def compare(
             Style.differences: tables.differences,
             Style.survival: tables.survival,
         }
-        typer.echo(chosen[table].markdown(), nl=False)
-    elif table is Style.markdown:
+        grid = chosen[table]
+        typer.echo(grid.latex() if written is Written.latex else grid.markdown(), nl=False)
+    elif table is Style.markdown or (table is Style.text and written is Written.markdown):
         typer.echo(made.markdown(), nl=False)
-    elif table is Style.latex:
+    elif table is Style.latex or written is Written.latex:
         typer.echo(made.latex(), nl=False)
     else:
         _print(made)
@@ -203,6 +217,7 @@ def _export_comparison(judged: "list[Judged]", tables: "Tables", out: Path) -> N
     write_aside(out / "table3.tex", table.latex().encode())
     for name in ("methods", "runs", "differences", "survival"):
         write_aside(out / f"{name}.md", getattr(tables, name).markdown().encode())
+        write_aside(out / f"{name}.tex", getattr(tables, name).latex().encode())
 
 
 def _print(table: "Table3") -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from errata.cli.plain import echo_json
+from errata.cli.plain import echo_json, remark
 
 if TYPE_CHECKING:
     from errata.cli.terminal import TerminalProgress
@@ -35,7 +35,7 @@ def run(
     from errata.studies.recipe import load_recipe
 
     overrides = [*([f"model.name={json.dumps(model)}"] if model else []), *(override or [])]
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides, remark)
     target = out or Path("runs") / loaded.run.name
     if dry_run:
         from errata.studies.plan import plan
@@ -81,8 +81,8 @@ def _finish(work: Callable[["TerminalProgress"], Path], directory: Path, as_json
     finally:
         progress.end()
     frames = load_run(directory)
-    for remark in few_taken(frames):
-        sys.stderr.write(f"warning: {remark}\n")
+    for warning in few_taken(frames):
+        sys.stderr.write(f"warning: {warning}\n")
     edits, statuses = len(frames.journal), dict(Counter(frames.journal["status"]))
     found = correction(frames) if of_corrections(frames) else None
     if as_json:

@@ -64,7 +64,7 @@ def screen(
     target = out or Path("screens") / f"{Path(model).name}-{method}"
     progress = TerminalProgress(target.name)
     try:
-        go(load_recipe(content, override or ()), target, progress)
+        go(load_recipe(content, override or (), progress.tell), target, progress)
     finally:
         progress.end()
     screened = Screened.of(load_screening(target), seed)

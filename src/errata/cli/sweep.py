@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from errata.cli.plain import echo_json
+from errata.cli.plain import echo_json, remark
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,7 @@ def sweep(
 
     whole = cells(recipe, override or [], read_grid(grid))
     mine = shard_of(whole, shard)
-    target = out or Path("runs") / load_recipe(recipe, override or []).run.name
+    target = out or Path("runs") / load_recipe(recipe, override or [], remark).run.name
     if dry_run:
         _say_plan(mine, target, as_json=as_json)
         return

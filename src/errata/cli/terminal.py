@@ -10,12 +10,14 @@ from rich import progress as bars
 from rich.console import Console
 
 from errata.probes.rows import Row
+from errata.studies.duration import lasting
 from errata.studies.progress import Progress
 from errata.trajectory import Entry
 
 __all__ = ["TerminalProgress"]
 
 _PLAIN_EVERY = 20  # edits between lines where there is no terminal
+_SILENT = 30.0  # seconds after which there is a line all the same
 _SHORT = 5  # seconds that need no word
 _BETWEEN = 10  # seconds between two lines on one piece of work
 _WINDOW = 20  # edits over which rate and efficacy are averaged
@@ -34,6 +36,7 @@ class TerminalProgress(Progress):
         self._efficacy: deque[float] = deque(maxlen=_WINDOW)
         self._figures: dict[str, float] = {}
         self._work = ""
+        self._first = 0
         self._begun = self._told = time.monotonic()
         self._shown: bars.TaskID | None = None
 
@@ -45,8 +48,9 @@ class TerminalProgress(Progress):
         """Show what takes longer than some seconds: as a bar, or in a line now and then."""
         now = time.monotonic()
         if what != self._work:
-            self._work, self._begun, self._told = what, now, now
+            self._work, self._first, self._begun = what, done, now
         spent = now - self._begun
+        left = f"{lasting(spent / (done - self._first) * (total - done))} left" if self._first < done else ""
         if done >= total:
             self._work = ""
             if self._bar is not None and self._shown is not None:
@@ -57,12 +61,11 @@ class TerminalProgress(Progress):
         elif self._console.is_terminal and spent > _SHORT:
             bar = self._drawn()
             if self._shown is None:
-                self._shown = bar.add_task(what, total=total, rate="", figures="")
-            bar.update(self._shown, description=what, completed=done, total=total)
-        elif now - self._told > (_SHORT if self._told == self._begun else _BETWEEN):
+                self._shown = bar.add_task(what, total=total, rate="", left="", figures="")
+            bar.update(self._shown, description=what, completed=done, total=total, left=left)
+        elif now - max(self._told, self._begun) > (_BETWEEN if self._told > self._begun else _SHORT):
             self._told = now
-            left = f", {spent / done * (total - done):.0f} s left" if done else ""
-            self.tell(f"{self._label}: {what} {done}/{total}{left}")
+            self.tell(f"{self._label}: {what} {done}/{total}{left and ', '}{left}")
 
     def _drawn(self) -> bars.Progress:
         """Return what draws bars, begun."""
@@ -72,7 +75,7 @@ class TerminalProgress(Progress):
                 bars.BarColumn(),
                 bars.MofNCompleteColumn(),
                 bars.TextColumn("{task.fields[rate]}"),
-                bars.TimeRemainingColumn(),
+                bars.TextColumn("{task.fields[left]}"),
                 bars.TextColumn("{task.fields[figures]}"),
                 console=self._console,
             )
@@ -83,7 +86,7 @@ class TerminalProgress(Progress):
         """Start the bar."""
         self._total = total
         if self._console.is_terminal:
-            self._task = self._drawn().add_task(self._label, total=total, completed=step, rate="", figures="")
+            self._task = self._drawn().add_task(self._label, total=total, completed=step, rate="", left="", figures="")
 
     def edited(self, entries: Sequence[Entry], rows: Mapping[str, Sequence[Row]], seconds: float) -> None:
         """Move on by one batch."""
@@ -93,14 +96,14 @@ class TerminalProgress(Progress):
         for entry in entries[:1]:
             if entry.status != "applied":
                 self.tell(f"{self._label}: edit {entry.edit} ({entry.subject}) {entry.status}: {entry.verdict}")
+        # What the last edits took, their probes included, tells best what the next ones will take.
         rate = sum(self._seconds) / len(self._seconds)
+        left, now = f"{lasting((self._total - step) * rate)} left", time.monotonic()
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, rate=f"{rate:.2f} s/edit", figures=self._words())
-        elif step % _PLAIN_EVERY < len(entries) or step == self._total:
-            left = (self._total - step) * rate
-            self.tell(
-                f"{self._label}: {step}/{self._total} edits, {rate:.2f} s/edit, {left:.0f} s left, {self._words()}"
-            )
+            self._bar.update(self._task, completed=step, rate=f"{rate:.2f} s/edit", left=left, figures=self._words())
+        elif step % _PLAIN_EVERY < len(entries) or step == self._total or now - self._told > _SILENT:
+            self._told = now
+            self.tell(f"{self._label}: {step}/{self._total} edits, {rate:.2f} s/edit, {left}, {self._words()}")
 
     def _note(self, step: int, rows: Mapping[str, Sequence[Row]]) -> None:
         latest = [row for found in rows.values() for row in found if row.step == step]

@@ -40,7 +40,7 @@ class TokenGradients:
 def pairs_of(model: EditableModel, facts: Sequence[Fact]) -> list[Pair]:
     """Encode each fact's prompt and its new object."""
     prompts = model.encode([fact.text for fact in facts])
-    pairs = [(p, model.encode_target(f.target_new)) for p, f in zip(prompts, facts, strict=True)]
+    pairs = [(p, model.encode_target(f.target_new, f.text, f.join)) for p, f in zip(prompts, facts, strict=True)]
     for fact, (prompt, target) in zip(facts, pairs, strict=True):
         model.check_length(prompt + target, f"fact {fact.id!r}: its prompt with the new object")
     return pairs

@@ -78,12 +78,12 @@ class PromptMemory(Editor):
         """Return the k remembered facts most like a text, each with its similarity, best first."""
         facts = list(self._facts.values())
         if self._index is None:
-            self._index = Index([f"{f.text} {f.target_new}" for f in facts], self.settings.retrieval, model)
+            self._index = Index([f.sentence for f in facts], self.settings.retrieval, model)
         return [(facts[i], similarity) for i, similarity in self._index.search(text, k)]
 
     def told(self, fact: Fact) -> str:
         """Return a fact as it is told in the prompt."""
-        return self.settings.fact_line.replace("{}", f"{fact.text} {fact.target_new}")
+        return self.settings.fact_line.replace("{}", fact.sentence)
 
     def fits(self, model: EditableModel, text: str) -> bool:
         """Return whether a text leaves room for an answer."""
@@ -103,7 +103,7 @@ class PromptMemory(Editor):
 
 def _packed(facts: Sequence[Fact]) -> UInt8[Tensor, " bytes"]:
     # Without the prompts by which an edit is tested: what is remembered is what is told.
-    told = [Fact(f.subject, f.prompt, f.target_new, id=f.id, relation=f.relation) for f in facts]
+    told = [Fact(f.subject, f.prompt, f.target_new, id=f.id, relation=f.relation, join=f.join) for f in facts]
     text = json.dumps([fact.to_mapping() for fact in told], ensure_ascii=False)
     return torch.tensor(list(text.encode()), dtype=torch.uint8)
 

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from functools import reduce
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, cast
+from types import NoneType
+from typing import Any, cast, get_args
 
 import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from errata.editors import methods
 from errata.editors.base import Editor
@@ -18,6 +20,7 @@ from errata.editors.settings import EditorSettings
 from errata.editors.tuned import tuned
 from errata.errors import ConfigError, did_you_mean
 from errata.models import EditableModel
+from errata.plugins import loaded
 from errata.validation import explain
 
 __all__ = [
@@ -40,9 +43,7 @@ def editors() -> dict[str, type[Editor]]:
             if inspect.isclass(value) and value.__module__ == module.__name__ and "name" in vars(value):
                 cls = cast(type[Editor], value)
                 found[cls.name] = cls
-    for point in entry_points(group="errata.editors"):
-        loaded: type[Editor] = point.load()
-        found[loaded.name] = loaded
+    found |= loaded(entry_points(group="errata.editors"), "errata.editors", ("name", "Settings", "propose"))
     return dict(sorted(found.items()))
 
 
@@ -105,7 +106,12 @@ def resolve_settings(name: str, model: EditableModel, chosen: Mapping[str, Any] 
         _by_depth(model, cls.Settings),
         *(_entry(name, cls.Settings, s) for s in (published(model), model.settings, tuned(model))),
     ]
-    settings: dict[str, Any] = reduce(merge, [*layers, dict(chosen or {})], {})
+    fields = cls.Settings.model_fields
+    # null stands for "not given" where it is no value of the setting.
+    given = {
+        k: v for k, v in (chosen or {}).items() if v is not None or k not in fields or NoneType in _kinds(fields[k])
+    }
+    settings: dict[str, Any] = reduce(merge, [*layers, given], {})
     try:
         resolved = cls.Settings.model_validate(settings)
     except ValidationError as e:
@@ -130,6 +136,10 @@ def origin_of_settings(name: str, model: EditableModel) -> str:
         f"better"
     )
     return next((why for records, why in places if name in records), own)
+
+
+def _kinds(field: FieldInfo) -> tuple[Any, ...]:
+    return get_args(field.annotation) or (field.annotation,)
 
 
 def _entry(name: str, settings: type[EditorSettings], records: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -104,11 +104,20 @@ class TextSource(EditorSettings):
         if self._is_local():
             return -(-sum(1 for _ in self.texts()) // self.batch)
         rows, tokens = (_OWN_ROWS, self._own_tokens()) if self.source == OWN else (self.batch, self.max_tokens)
+        return -(-self.expected_tokens(width) // (rows * tokens))
+
+    def expected_tokens(self, width: int) -> int:
+        """Return how many tokens will be read, about, where every text is as long as texts may be.
+
+        Args:
+            width: d, the length of a key.
+        """
+        tokens = self._own_tokens() if self.source == OWN else self.max_tokens
         texts = self.samples
-        if self.bound is not None:
+        if self.stop is not None:
             # Of Gaussian keys, n of them give the ratio n/(n - d - 1); those of a model have heavier tails.
-            texts = min(texts, -(-round(1.5 * width * self.bound / (self.bound - 1)) // tokens))
-        return -(-texts // rows)
+            texts = min(texts, -(-round(1.5 * width * self.stop / (self.stop - 1)) // tokens))
+        return texts * tokens
 
     def _own(self, model: EditableModel, skip: int) -> Iterator[list[list[int]]]:
         """Yield chunks of own text; each has a seed of its own, so that any can be written without those before it."""

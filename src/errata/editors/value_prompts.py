@@ -52,7 +52,7 @@ class FactPrompts:
             essence_end: read the essence term at its prompt's end, not at the subject.
             token: the token at which δ acts.
         """
-        target = model.encode_target(fact.target_new)
+        target = model.encode_target(fact.target_new, fact.text, fact.join)
         placed = [place(model, fact, t, token=token) for t in templates]
         placed += [place(model, told, token=token) for told in _reworded(fact)]
         essence, subject_at = place(model, fact, prompt="{} is a", token=token)

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from errata.errors import EditDataError
@@ -37,6 +37,7 @@ class Query:
         prompt: the full text that the answer follows.
         answers: acceptable answers, aliases included; the first is the one that teacher forcing scores.
         further: objects that have to be named as well, each by one of its names (RippleEdits' lists: all siblings).
+        trimmed: whether white space was taken off the end of the prompt; found out, and in no record.
 
     Raises:
         EditDataError: when a field is malformed; the message names it.
@@ -45,9 +46,12 @@ class Query:
     prompt: str
     answers: tuple[str, ...]
     further: tuple[tuple[str, ...], ...] = ()
+    trimmed: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         _need_text("prompt", self.prompt)
+        object.__setattr__(self, "trimmed", self.trimmed or self.prompt != self.prompt.rstrip())
+        object.__setattr__(self, "prompt", self.prompt.rstrip())
         for name, texts in (("answers", self.answers), *(("further", names) for names in self.further)):
             if not isinstance(texts, tuple) or not texts:
                 raise EditDataError(f"`{name}` is {texts!r}, but a list of at least one answer is needed.")

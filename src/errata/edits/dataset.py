@@ -1,10 +1,12 @@
 """What every data set of facts declares, and what its reader found."""
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from errata.edits.fact import Fact
+from errata.joining import joint
 
 __all__ = ["DataReport", "DataSet"]
 
@@ -45,6 +47,9 @@ class DataReport:
         without_paraphrases: facts without paraphrase prompts.
         without_neighborhood: facts without neighborhood prompts.
         unmet: checks that require facts which are not among these.
+        trimmed: facts with a prompt from whose end white space was taken off.
+        stray: facts with a paraphrase that does not name their subject.
+        spaceless: facts whose object follows a prompt without a space, as their script has it.
     """
 
     facts: int
@@ -57,6 +62,9 @@ class DataReport:
     without_paraphrases: int
     without_neighborhood: int
     unmet: int
+    trimmed: int = 0
+    stray: int = 0
+    spaceless: int = 0
 
     @classmethod
     def of(cls, facts: Sequence[Fact]) -> "DataReport":
@@ -75,10 +83,13 @@ class DataReport:
             repeated_subjects=len(facts) - len({f.subject.lower() for f in facts}),
             non_ascii={name: count for name, count in beyond.items() if count},
             without_true=sum(not f.target_true.strip() for f in facts),
-            unchanged=sum(f.target_new.strip() == f.target_true.strip() for f in facts),
+            unchanged=sum(f.same_object for f in facts),
             without_paraphrases=sum(not f.paraphrase_prompts for f in facts),
             without_neighborhood=sum(not f.neighborhood_prompts for f in facts),
             unmet=sum(not ids.issuperset(check.requires) for f in facts for check in f.checks),
+            trimmed=sum(f.trimmed for f in facts),
+            stray=sum(any(not _names(text, f.subject) for text in f.paraphrase_prompts) for f in facts),
+            spaceless=sum(map(_spaceless, facts)),
         )
 
     def lines(self) -> list[str]:
@@ -89,10 +100,28 @@ class DataReport:
             "repeat an earlier subject": self.repeated_subjects,
             **{f"hold non-ASCII characters in {name}": count for name, count in self.non_ascii.items()},
             "have no target_true: success is not defined for them, exact match is": self.without_true,
-            "ask for the object that is true already": self.unchanged,
+            "ask for the object that is true already: success is not defined for them": self.unchanged,
             "have no paraphrase prompts": self.without_paraphrases,
             "have no neighborhood prompts": self.without_neighborhood,
+            "have a paraphrase that does not name the subject: what it asks may be another thing": self.stray,
+            "had white space at the end of a prompt, which was taken off: the object brings its own": self.trimmed,
+            "have their object right behind a prompt, without a space, as their script is written (the field `join` "
+            "of a fact says otherwise)": self.spaceless,
         }
         lines = [f"{count} of {self.facts} facts {what}." for what, count in found.items() if count]
         unmet = f"checks that cannot be asked, as they require facts that this stream does not edit: {self.unmet}."
         return lines + [unmet] * bool(self.unmet)
+
+
+def _names(text: str, subject: str) -> bool:
+    """Say whether a text holds a subject, in any case and any form of its letters."""
+    plain = (unicodedata.normalize("NFKC", part).casefold() for part in (subject.strip(), text))
+    return next(plain) in next(plain)
+
+
+def _spaceless(fact: Fact) -> bool:
+    """Say whether the script of a fact's texts, and not the fact itself, has an object follow without a space."""
+    pairs = [(text, fact.target_new) for text in (fact.text, *fact.paraphrase_prompts)]
+    pairs += [(text, fact.target_true) for text in fact.neighborhood_prompts if fact.target_true]
+    pairs += [(check.prompt, check.answers[0]) for check in fact.checks]
+    return fact.join == "auto" and any(joint(text, target) == "" for text, target in pairs)

@@ -1,15 +1,18 @@
 """One fact to correct: the unit every editor, probe and ledger line refers to."""
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from errata.edits.check import Check, foreign_characters
 from errata.errors import EditDataError
+from errata.joining import JOINS, Join, joint
 
 __all__ = ["Fact"]
 
 _TEXTS = ("paraphrase_prompts", "neighborhood_prompts", "generation_prompts", "reference_texts", "teaching_prompts")
+_PROMPTS = ("paraphrase_prompts", "neighborhood_prompts", "teaching_prompts")
 _LATER = ("checks", "generation_prompts", "reference_texts", "teaching_prompts")
 
 
@@ -30,6 +33,10 @@ class Fact:
         generation_prompts: texts about the subject that the model is let continue (fluency, consistency).
         reference_texts: what a text about a subject with the new object reads like, for consistency.
         teaching_prompts: full texts that ask for the fact in other words and take part in teaching it; not measured.
+        join: what stands between a prompt and its object: " " or "" (nothing), for the prompt, its paraphrases and
+            neighbors; "auto": a space, but none where both are in scripts that are written without (Chinese, Japanese,
+            Thai and others).
+        trimmed: whether white space was taken off the end of a prompt; found out, and in no record.
 
     Raises:
         EditDataError: when a field is missing or malformed; the message names the record and the field.
@@ -51,6 +58,8 @@ class Fact:
     generation_prompts: tuple[str, ...] = field(default=())
     reference_texts: tuple[str, ...] = field(default=())
     teaching_prompts: tuple[str, ...] = field(default=())
+    join: Join = "auto"
+    trimmed: bool = field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("subject", "prompt", "target_new"):
@@ -74,9 +83,14 @@ class Fact:
             if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text.strip() for text in texts):
                 raise EditDataError(f"fact {self.id!r}: `{name}` must be a list of non-empty texts, found {texts!r}.")
             object.__setattr__(self, name, tuple(texts))
+        if self.join not in JOINS:
+            raise EditDataError(
+                f'fact {self.id!r}: `join` is {self.join!r}, but " " (a space), "" (nothing) or "auto" is needed.'
+            )
         if not isinstance(self.checks, list | tuple) or not all(isinstance(check, Check) for check in self.checks):
             raise EditDataError(f"fact {self.id!r}: `checks` must be a list of `Check`s, found {self.checks!r}.")
         object.__setattr__(self, "checks", tuple(self.checks))
+        self._trim()
         for name in ("subject", "prompt", "target_new", "target_true", *_TEXTS):
             if bad := foreign_characters(getattr(self, name)):
                 raise EditDataError(
@@ -84,10 +98,35 @@ class Fact:
                     f"no text of a model's training has. Remove them."
                 )
 
+    def _trim(self) -> None:
+        """Take white space off the ends of prompts: an object brings its own, so it would stand there twice."""
+        trimmed = {"prompt": self.prompt.rstrip()}
+        # A prompt that ends with its subject ends where that does.
+        if trimmed["prompt"].endswith("{}"):
+            trimmed["subject"] = self.subject.rstrip()
+        found: dict[str, Any] = {**trimmed, **{name: tuple(map(str.rstrip, getattr(self, name))) for name in _PROMPTS}}
+        changed = [name for name, value in found.items() if value != getattr(self, name)]
+        for name in changed:
+            object.__setattr__(self, name, found[name])
+        object.__setattr__(
+            self, "trimmed", self.trimmed or bool(changed) or any(check.trimmed for check in self.checks)
+        )
+
     @property
     def text(self) -> str:
         """The prompt with the subject filled in."""
         return self.prompt.replace("{}", self.subject)
+
+    @property
+    def same_object(self) -> bool:
+        """Whether the new object is the true one, so that neither can be preferred to the other."""
+        new, true = (unicodedata.normalize("NFC", target.strip()) for target in (self.target_new, self.target_true))
+        return new == true
+
+    @property
+    def sentence(self) -> str:
+        """The prompt with the subject filled in and the new object behind it."""
+        return f"{self.text}{joint(self.text, self.target_new, self.join)}{self.target_new}"
 
     def taught_by(self, paraphrases: int) -> "Fact":
         """Return the fact with its first paraphrases as teaching prompts; those that are left measure.
@@ -105,7 +144,7 @@ class Fact:
     @classmethod
     def from_mapping(cls, record: Mapping[str, Any], default_id: str) -> "Fact":
         """Read a fact from a flat record, naming unknown and missing keys."""
-        known = set(cls.__slots__)
+        known = set(cls.__slots__) - {"trimmed"}
         unknown = sorted(set(record) - known)
         if unknown:
             raise EditDataError(
@@ -133,7 +172,7 @@ class Fact:
         record: dict[str, Any] = {}
         for name in self.__slots__:
             value = getattr(self, name)
-            if name in _LATER and not value:
+            if name == "trimmed" or (name in _LATER and not value) or (name == "join" and value == "auto"):
                 continue
             record[name] = list(value) if isinstance(value, tuple) else value
         if self.checks:

@@ -1,12 +1,18 @@
 """Take fields out of the records of published data sets, naming place and field of what is not there."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from errata.errors import EditDataError
+from errata.joining import spaceless
 
 __all__ = ["Fields", "LeftOut", "at_place", "with_place_for"]
+
+
+# Where a letter or digit stands beside it, with or without a hyphen, a text is a part of a word; "C" is one of "C++".
+_BEGINS, _ENDS = r"(?<![^\W_])(?<![^\W_]-)", r"(?!-?[^\W_]|[+#])"
 
 
 class Fields:
@@ -110,18 +116,24 @@ def at_place(place: str) -> Iterator[None]:
 def with_place_for(subject: str, text: str) -> tuple[str, str] | None:
     """Return (prompt with `{}`, the subject as it stands there), or None where the text does not hold the subject.
 
-    Where case alone differs the text's own spelling is taken. A subject that occurs twice is marked where it stands
-    first.
+    A whole word comes before a part of one ("Art" is not looked for in "Artois" while it stands alone as well), then
+    the text's own case before another. A subject that occurs twice is marked where it stands first.
     """
     subject = subject.strip()
-    at = text.find(subject)
-    if at < 0:
-        at = text.lower().find(subject.lower())
-    # Lower-casing may change the length of a text ("İ"): then what stands there is something else.
-    found = text[at : at + len(subject)]
-    if not subject or at < 0 or found.lower() != subject.lower() or "{}" in text:
+    if not subject or "{}" in text:
         return None
-    return text[:at] + "{}" + text[at + len(subject) :], found
+    exact = re.escape(subject)
+    left, right = _BEGINS * _bounded(subject[0]), _ENDS * _bounded(subject[-1])
+    for pattern in (f"{left}{exact}{right}", f"(?i:{left}{exact}{right})", exact, f"(?i:{exact})"):
+        found = re.search(pattern, text)
+        if found and found.group().lower() == subject.lower():  # "İ" and "i" are two letters, whatever `re` says
+            return text[: found.start()] + "{}" + text[found.end() :], found.group()
+    return None
+
+
+def _bounded(character: str) -> bool:
+    """Say whether a word of which this is the first or last character has a boundary there."""
+    return character.isalnum() and not spaceless(character)
 
 
 def _flat(value: Any, place: str, name: str) -> list[str]:

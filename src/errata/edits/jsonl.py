@@ -16,7 +16,7 @@ __all__ = ["DATASET", "read_jsonl", "read_own"]
 def read_jsonl(
     path: str | None, model: str = "", seed: int = 0, tell: Callable[[str], None] = lambda message: None
 ) -> list[Fact]:
-    """Read facts from a JSON Lines, JSON or CSV file; a fact without an id gets its index.
+    """Read facts from a JSON Lines, JSON or CSV file; a fact without an id gets its number, from 1.
 
     A cell of a CSV table that begins with "[" holds a JSON list, so that a fact can have several paraphrases or checks.
 
@@ -46,13 +46,14 @@ def read_own(path: str, refuse: Refuse = raising, places: dict[str, str] | None 
     """
     facts: list[Fact] = []
     taken: set[str] = set()
-    for index, (place, record) in enumerate(records(path, refuse)):
+    for place, record in records(path, refuse):
+        number = len(facts) + 1  # the edit's, where all facts of the file are edited
         try:
-            fact = Fact.from_mapping(_own(record, path.endswith(".csv")), str(index))
+            fact = Fact.from_mapping(_own(record, path.endswith(".csv")), str(number))
             if fact.id in taken:
                 raise EditDataError(f"field 'id': {fact.id!r} is an earlier fact's already; ids must be unique.")
         except EditDataError as e:
-            refuse(EditDataError(f"{place}: {_unnumbered(str(e), index)}"))
+            refuse(EditDataError(f"{place}: {_unnumbered(str(e), number)}"))
             continue
         taken.add(fact.id)
         if places is not None:
@@ -61,9 +62,9 @@ def read_own(path: str, refuse: Refuse = raising, places: dict[str, str] | None 
     return facts
 
 
-def _unnumbered(error: str, index: int) -> str:
-    """Return what is wrong without the record's number, from 0: the line, from 1, stands before it."""
-    return error.removeprefix(f"record {index}: ").removeprefix(f"fact {str(index)!r}: ")
+def _unnumbered(error: str, number: int) -> str:
+    """Return what is wrong without the fact's number: the line stands before it."""
+    return error.removeprefix(f"record {number}: ").removeprefix(f"fact {str(number)!r}: ")
 
 
 def _own(record: Mapping[str, Any], cells: bool) -> Mapping[str, Any]:

@@ -65,7 +65,7 @@ def fact_of(record: Fields, default_id: str, left_out: LeftOut) -> Fact | None:
     with at_place(record.place):
         return Fact(
             subject=placed[1],
-            prompt=placed[0].rstrip(),
+            prompt=placed[0],
             target_new=target,
             target_true=next(iter(record.nested_texts("ground_truth")), "") if record.has("ground_truth") else "",
             id=record.id("case_id") if record.has("case_id") else default_id,

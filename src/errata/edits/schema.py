@@ -49,6 +49,7 @@ def fact_schema() -> dict[str, Any]:
         meaning = _meanings(cls)
         part["description"] = (inspect.getdoc(cls) or "").splitlines()[0]
         part["additionalProperties"] = False
+        del part["properties"]["trimmed"]  # is in no record
         for name, field in part["properties"].items():
             field |= _RULES[cls].get(name, {})
             field["description"] = meaning[name]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from errata.editors.base import Editor
 from errata.edits import Fact
 from errata.errors import ConfigError, RunError
 from errata.export.artefact import EDITS, write_artefact
@@ -15,6 +14,7 @@ from errata.export.factors import Factors
 from errata.export.forms import Exported, Form, contents
 from errata.export.lora import adapter, peft, served_rank, write_adapter
 from errata.export.measure import Fidelity, fidelity, taking
+from errata.export.suits import beside
 from errata.export.weights import write_weights
 from errata.files import folder_aside, write_aside
 from errata.models import EditableModel
@@ -73,14 +73,14 @@ def _check(edited: Edited, form: Form, directory: Path) -> None:
     method = edited.recipe.method.name
     if not any(entry.applied for entry in entries):
         raise ConfigError(f"of the edits in {directory} ({len(entries)}) none is applied: there is nothing to export.")
-    beside = type(edited.trajectory.editor).attach is not Editor.attach
-    if beside and form != "editor":
+    aside = beside(type(edited.trajectory.editor))
+    if aside and form != "editor":
         what = "weights to write" if form == "full" else "change of a matrix to factorise"
         raise ConfigError(
             f"{method} keeps its edits beside the weights and leaves them as they are, so there is no {what}. Export "
             f"what it remembers: --as editor."
         )
-    if form == "editor" and not beside:
+    if form == "editor" and not aside:
         raise ConfigError(
             f"{method} writes its edits into the weights and answers by nothing else, so there is no editor to "
             f"attach. Export the weights (--as full) or an adapter (--as lora)."
@@ -130,6 +130,6 @@ def _records(edited: Edited, facts: Mapping[str, Fact]) -> str:
     for entry in edited.trajectory.journal.entries:
         fact = facts[entry.id]
         record = {k: getattr(fact, k) for k in ("id", "subject", "prompt", "target_new", "target_true")}
-        record |= {"status": entry.status, "verdict": entry.verdict, "text": f"{fact.text} {fact.target_new}"}
+        record |= {"status": entry.status, "verdict": entry.verdict, "text": fact.sentence}
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     return "".join(lines)

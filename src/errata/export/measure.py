@@ -37,7 +37,7 @@ class Fidelity:
 
 def taking(model: EditableModel, facts: Sequence[Fact]) -> dict[str, bool]:
     """Say for every fact's id whether each token of its object is the most probable one behind its prompt."""
-    scores = score(model, [(fact.text, fact.target_new) for fact in facts])
+    scores = score(model, [(fact.text, fact.target_new) for fact in facts], [fact.join for fact in facts])
     return {fact.id: found.exact == 1.0 for fact, found in zip(facts, scores, strict=True)}
 
 

@@ -44,7 +44,9 @@ def _fact(place: str, record: Any) -> LabFact:
         raise EditDataError(
             f"{place}: `prompts` is {prompts!r}, but a list of texts with one {{}} for the subject is needed."
         )
-    return LabFact(record["subject"].strip(), record["relation"], tuple(prompts), record["object"].strip())
+    return LabFact(
+        record["subject"].strip(), record["relation"], tuple(map(str.rstrip, prompts)), record["object"].strip()
+    )
 
 
 def write_facts(file: Path, facts: Sequence[LabFact]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from errata.errors import ConfigError, EditDataError, ModelError
+from errata.joining import Join, joint
 from errata.models.chat import ChatForm
 from errata.models.families import family_of
 from errata.models.plain import plain_model
@@ -279,21 +280,31 @@ class EditableModel:
     def _before(self, text: str) -> str:
         return self.preface(text) if self.preface else ""
 
-    def encode_target(self, target: str) -> list[int]:
-        """Return the ids of an object as it follows a prompt: with a leading space, without special tokens.
+    def encode_target(self, target: str, after: str = "", join: Join = "auto") -> list[int]:
+        """Return the ids of an object as it follows a prompt, without special tokens.
 
-        Encoded behind a word, and without that word: a SentencePiece tokenizer puts a piece of its own at the beginning
-        of every text, which no object inside a sentence has. In the chat form the object begins the answer, and has a
-        space before it where the template puts one.
+        A space stands before it, but where prompt and object are in scripts that are written without (`joint`).
+
+        Encoded behind a word, or behind a line break where no space stands before it, and without either: a
+        SentencePiece tokenizer puts a piece of its own at the beginning of every text, which no object inside a
+        sentence has. In the chat form the object begins the answer, and has a space before it where the template puts
+        one.
+
+        Args:
+            target: the object.
+            after: the prompt that it follows; an object alone is taken to follow a text that has spaces.
+            join: the fact's own word on what stands between the two.
         """
         if self.chat is not None:
             ids = self.chat.answer_ids(target)
         else:
-            anchor, joint = (
+            between = joint(after, target, join)
+            first = "a" if between else "\n"
+            anchor, both = (
                 list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-                for text in ("a", f"a {target.strip()}")
+                for text in (first, f"{first}{between}{target.strip()}")
             )
-            ids = joint[len(anchor) :] if joint[: len(anchor)] == anchor else []
+            ids = both[len(anchor) :] if both[: len(anchor)] == anchor else []
         if not ids:
             raise EditDataError(f"the target {target!r} has no tokens of its own in {self.name}'s vocabulary.")
         return self._readable(ids, target)

@@ -40,7 +40,8 @@ class CaseStatistics(StatisticsStore):
         found = self._case.moments(self._rounded)
         if missing := [path for path in map(model.mlp_out, layers) if path not in found]:
             raise ParityError(f"{self._case}: the covariance file beside it lacks {', '.join(missing)}.")
-        return [SecondMoment(found[model.mlp_out(layer)], 1) for layer in layers]
+        # How much text is behind them is not recorded: as much as inverting takes.
+        return [SecondMoment(C, len(C)) for C in (found[model.mlp_out(layer)] for layer in layers)]
 
 
 class _Watched(Trajectory):

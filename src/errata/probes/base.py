@@ -12,7 +12,10 @@ from errata.edits import Fact, standing
 from errata.models import EditableModel
 from errata.probes.rows import Row
 
-__all__ = ["Probe", "ProbeSettings", "View", "occasions"]
+__all__ = ["Kind", "Probe", "ProbeSettings", "View", "occasions"]
+
+Kind = Literal["share", "number"]
+"""What a metric's values are: successes or shares of them, or any number."""
 
 
 class ProbeSettings(EditorSettings):
@@ -71,6 +74,10 @@ class Probe(Protocol):
 
     A probe is a class in its own file; it never writes to the model and never touches a global random generator. What
     it needs at random comes from a generator seeded by its settings.
+
+    A probe of another package may say in `metrics: ClassVar[Mapping[str, Kind]]` what its figures are, by the metric's
+    name without its moment: a "share" is 0 or 1, or a mean of such, and has a share's interval and axis; everything
+    else is a "number". What is not declared is a number.
     """
 
     name: ClassVar[str]

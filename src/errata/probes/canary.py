@@ -61,7 +61,7 @@ class LineCanary:
             "perplexity": math.exp(min(nll - self._nll, 700.0)) if math.isfinite(nll) else nll,
         }
         if batch:
-            scores = score(model, [(fact.text, fact.target_new) for fact in batch])
+            scores = score(model, [(fact.text, fact.target_new) for fact in batch], [fact.join for fact in batch])
             found["target"] = fmean(s.exact for s in scores)
             found["learnt"] = fmean(math.exp(s.logp) for s in scores)
         return found

@@ -52,7 +52,8 @@ def recall_rows(
     Efficacy and paraphrase want the new object: success is P(new) > P(true), exact that all tokens of the new object
     are the argmax. Neighborhood wants the true object: success is P(true) > P(new), exact that the true object is the
     argmax (2401.07453 §3.1; probabilities are compared by their mean log per token, as in its code). Without a true
-    object there is no success row, and no neighborhood. What a dead model answers is missing: NaN, neither 1 nor 0.
+    object there is no success row, and no neighborhood. Success is not defined where both objects are the same: NaN.
+    What a dead model answers is missing: NaN, neither 1 nor 0.
 
     Args:
         model: the model; read only.
@@ -64,14 +65,17 @@ def recall_rows(
     questions = asked(facts, kinds)
     pairs = [(q.prompt, q.fact.target_new) for q in questions]
     pairs += [(q.prompt, q.fact.target_true) for q in questions if q.fact.target_true]
-    scores = score(model, pairs)
+    joins = [q.fact.join for q in questions]
+    scores = score(model, pairs, joins + [q.fact.join for q in questions if q.fact.target_true])
     true = iter(scores[len(questions) :])
     for question, new in zip(questions, scores, strict=False):
         fact, kind = question.fact, question.kind
         old = next(true) if fact.target_true else None
         wanted, other = (old, new) if kind == "neighborhood" else (new, old)
         assert wanted is not None
-        values = {"success": _more_probable(wanted.logp, other.logp)} if other else {}
+        values = {}
+        if other:
+            values = {"success": math.nan if fact.same_object else _more_probable(wanted.logp, other.logp)}
         for metric, value in {**values, "exact": wanted.exact}.items():
             yield Row(
                 step,

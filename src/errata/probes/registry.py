@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from errata.errors import ConfigError, did_you_mean
+from errata.plugins import loaded
 
 # Analysis reads rows without a model: importing `errata.probes` must not import torch.
 if TYPE_CHECKING:
@@ -26,9 +27,7 @@ def probes() -> "dict[str, type[Probe]]":
         for _, cls in inspect.getmembers(module, inspect.isclass):
             if cls.__module__ == module.__name__ and "name" in vars(cls):
                 found[cls.name] = cls
-    for point in entry_points(group="errata.probes"):
-        cls = point.load()
-        found[cls.name] = cls
+    found |= loaded(entry_points(group="errata.probes"), "errata.probes", ("name", "Settings", "measure"))
     return dict(sorted(found.items()))
 
 

@@ -155,7 +155,10 @@ class Ripple:
         """Answer checks, in their order, under the scorers that fit each."""
         texts = generate(model, [check.prompt for _, check in asked], self.settings.new_tokens)
         scores = score(model, [(check.prompt, check.answers[0]) for _, check in asked])
-        versus = [check.answers[0] == fact.target_new and bool(fact.target_true) for fact, check in asked]
+        versus = [
+            check.answers[0] == fact.target_new and bool(fact.target_true) and not fact.same_object
+            for fact, check in asked
+        ]
         others = iter(
             score(model, [(c.prompt, f.target_true) for (f, c), fits in zip(asked, versus, strict=True) if fits])
         )

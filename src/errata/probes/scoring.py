@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.errors import EditDataError
+from errata.joining import Join, joint
 from errata.models import EditableModel
 from errata.models.head import logits_in_parts, states_at
 
@@ -51,7 +52,7 @@ class TokenScores:
     best: Tensor
 
 
-def score(model: EditableModel, pairs: Sequence[tuple[str, str]]) -> list[Score]:
+def score(model: EditableModel, pairs: Sequence[tuple[str, str]], joins: Sequence[Join] = ()) -> list[Score]:
     """Score objects after prompts: mean log P(token | prompt, earlier object tokens), and whether all are the argmax.
 
     The mean per token is what kmeng01/rome's `eval_utils_counterfact` and the first paper (2401.07453) compare; exact
@@ -60,12 +61,14 @@ def score(model: EditableModel, pairs: Sequence[tuple[str, str]]) -> list[Score]
     Args:
         model: the model; read only.
         pairs: prompt text and object, the object without its leading space.
+        joins: for each pair, what its fact says of the space between the two; "auto" for all of them when empty.
     """
     prompts = dict.fromkeys(prompt for prompt, _ in pairs)
-    objects = dict.fromkeys(wanted for _, wanted in pairs)
     prompt_ids = dict(zip(prompts, model.encode(list(prompts)), strict=True)) if pairs else {}
-    object_ids = {wanted: model.encode_target(wanted) for wanted in objects}
-    rows = [(prompt_ids[prompt] + object_ids[wanted], len(prompt_ids[prompt])) for prompt, wanted in pairs]
+    said: Sequence[Join] = joins or ["auto"] * len(pairs)
+    wanted = [(wanted, joint(prompt, wanted, join)) for (prompt, wanted), join in zip(pairs, said, strict=True)]
+    object_ids = {(o, space): model.encode_target(o, join=space) for o, space in dict.fromkeys(wanted)}
+    rows = [(prompt_ids[p] + object_ids[o], len(prompt_ids[p])) for (p, _), o in zip(pairs, wanted, strict=True)]
     return [_summary(scores) for scores in score_tokens(model, rows)]
 
 

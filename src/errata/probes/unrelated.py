@@ -107,4 +107,6 @@ def _read(record: Mapping[str, Any], where: str) -> _Known:
     prompts = record["prompts"] if "prompts" in record else [text_field(record, "prompt", where)]
     if not isinstance(prompts, list) or not prompts or not all(isinstance(p, str) and "{}" in p for p in prompts):
         raise EditDataError(f"{where}: the prompts are {prompts!r}, but texts with `{{}}` for the subject are needed.")
-    return _Known(subject, str(record.get("relation", "")), tuple(p.replace("{}", subject) for p in prompts), wanted)
+    return _Known(
+        subject, str(record.get("relation", "")), tuple(p.replace("{}", subject).rstrip() for p in prompts), wanted
+    )

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 
@@ -37,8 +37,9 @@ FIGURES = (
 )
 
 DIFFERENCES = (
-    "Each run against the first, in points of a hundred: the same edits right after they were made, the same facts and "
-    "items at the last step that both measured. Not corrected for the number of comparisons."
+    "Each run against the first: shares in points of a hundred, numbers as they are; the same edits right after they "
+    "were made, the same facts and items at the last step that both measured. Not corrected for the number of "
+    "comparisons."
 )
 RUNS = (
     "Runs of one method that differ in their seeds, samples or sets of edits alone: the mean of their means, bounded "
@@ -133,6 +134,7 @@ def comparison(runs: Sequence[Judged], names: Sequence[str]) -> list[Figure]:
     for metric, title, note, window in FIGURES:
         chance = 0.5 if ".success@" in metric else None
         made.append(_figure(metric, title, note, runs, names, lines, window, chance))
+    made = [figure if len(figure.frame) else _exact(figure, runs, names) for figure in made]
     measured = {name: metric for r in runs for name, metric in tasks(r.run).items()}
     for task, metric in sorted(measured.items()):
         note = f"Downstream task, {'weighted F1' if metric.endswith('.f1') else 'accuracy'}."
@@ -142,8 +144,19 @@ def comparison(runs: Sequence[Judged], names: Sequence[str]) -> list[Figure]:
     made.append(_figure("drift.relative", "Drift of the weights", note, runs, names, lines, 1, None, log=True))
     note = "On held-out text, log scale."
     made.append(_figure("perplexity", "Perplexity", note, runs, names, lines, 1, None, log=True))
+    own = {metric: kind for r in runs for metric, kind in r.run.own_metrics.items()}
+    for metric, kind in own.items():
+        figure = _figure(metric, metric, "Of a probe of another package.", runs, names, lines, 1, None)
+        made.append(figure if kind == "share" else replace(figure, scale="plain"))
     made.append(survival_figure([(n, r.verdict) for n, r in zip(names, runs, strict=True)], SERIES))
     return [f for f in made if len(f.frame)]
+
+
+def _exact(figure: Figure, runs: Sequence[Judged], names: Sequence[str]) -> Figure:
+    """Return the chart by exact match, where no true object is known and success is not defined."""
+    metric = figure.name.replace("-success-", ".exact@")
+    note = f"{figure.note} By exact match: no true object is given."
+    return _figure(metric, figure.title, note, runs, names, figure.lines, 50, None)
 
 
 def _figure(
@@ -167,7 +180,7 @@ def _figure(
 def overview(runs: Sequence[Judged], names: Sequence[str]) -> Figure:
     """Return the strip: what each run keeps of unrelated facts, or of its edits where those were not asked."""
     lines = tuple(Line(name, color) for name, color in zip(names, SERIES, strict=False))
-    for metric, window in (("unrelated.exact", 1), ("efficacy.success@now", 50)):
+    for metric, window in (("unrelated.exact", 1), ("efficacy.success@now", 50), ("efficacy.exact@now", 50)):
         frames = [pick(r.curves, metric, name, window) for r, name in zip(runs, names, strict=True)]
         if any(map(len, frames)):
             break

@@ -10,7 +10,8 @@ import polars as pl
 from errata.analysis.differences import Difference, Group
 from errata.analysis.seeds import OverRuns
 from errata.analysis.survival import lifetimes, logrank, survival
-from errata.report.words import DASH, bounded, number, share, span
+from errata.report.latex import latex_table
+from errata.report.words import DASH, bounded, measured, number, share, span
 
 __all__ = ["Grid", "differences_table", "runs_table", "survival_table"]
 
@@ -41,9 +42,15 @@ class Grid:
         lines = [self.columns, ("---",) * len(self.columns), *self.rows]
         return "".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |\n" for line in lines)
 
+    def latex(self) -> str:
+        """Return the table in LaTeX, for the booktabs package."""
+        return latex_table(self.columns, self.rows)
+
 
 def differences_table(found: Sequence[Difference]) -> Grid:
-    """Lay out differences: in points of a hundred, with the interval, McNemar's p, and what they are over.
+    """Lay out differences, with the interval, McNemar's p, and what they are over.
+
+    Shares differ in points of a hundred, other figures as they are.
 
     Args:
         found: from `errata.analysis.differences.differences`.
@@ -54,8 +61,8 @@ def differences_table(found: Sequence[Difference]) -> Grid:
             d.metric,
             d.first,
             d.second,
-            _points(d.value),
-            f"{_points(d.low)} to {_points(d.high)}" if math.isfinite(d.low) else DASH,
+            _change(d, d.value),
+            f"{_change(d, d.low)} to {_change(d, d.high)}" if math.isfinite(d.low) else DASH,
             _p(d.p),
             _over(d),
         )
@@ -75,13 +82,17 @@ def runs_table(found: Sequence[OverRuns]) -> Grid:
         (
             f.metric,
             f.group,
-            bounded(f.value, f.low, f.high, f.missing),
-            f"{share(f.least)} to {share(f.most)}" if f.runs else DASH,
+            (bounded if f.share else measured)(f.value, f.low, f.high, f.missing),
+            f"{_plain(f, f.least)} to {_plain(f, f.most)}" if f.runs else DASH,
             f"{f.runs} runs, {f.n:,} {'edits' if '@' in f.metric else 'items'}",
         )
         for f in found
     )
     return Grid(columns, rows, tuple(asdict(f) for f in found))
+
+
+def _plain(f: OverRuns, value: float) -> str:
+    return share(value) if f.share else number(value)
 
 
 def survival_table(groups: Sequence[Group]) -> Grid:
@@ -115,6 +126,11 @@ def survival_table(groups: Sequence[Group]) -> Grid:
             }
         )
     return Grid(columns, tuple(rows), tuple(records))
+
+
+def _change(d: Difference, value: float) -> str:
+    """Say a difference of shares in points of a hundred, of other figures as it is."""
+    return _points(value) if d.share else f"{value:+.3g}" if math.isfinite(value) else DASH
 
 
 def _points(value: float) -> str:

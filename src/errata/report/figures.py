@@ -78,6 +78,7 @@ def figures(run: RunFrames, curves: pl.DataFrame, verdict: Verdict) -> list[Figu
         *_drift(run),
         *_language(curves),
         survival_figure([(run.method, verdict)], SERIES[:1]),
+        *_own(curves, run.own_metrics),
     ]
     return [f for f in made if len(f.frame)]
 
@@ -95,6 +96,8 @@ def overview(curves: pl.DataFrame) -> Figure:
     parts = [kept, pick(curves, "unrelated.exact", "unrelated facts"), mean]
     if not any(map(len, parts)):
         parts = [pick(curves, "efficacy.success@now", "efficacy", 50)]
+    if not any(map(len, parts)):
+        parts = [pick(curves, "efficacy.exact@now", "efficacy", 50)]
     frame = pl.concat(parts)
     labels = frame["series"].unique(maintain_order=True).to_list()
     colors = {"earlier edits recalled": SERIES[3], "unrelated facts": SERIES[6], "downstream, mean": SERIES[0]}
@@ -107,8 +110,9 @@ def _proficiency(curves: pl.DataFrame) -> Figure:
     present = set(curves["metric"])
     lines, frames = [], []
     for kind, color in zip(kinds, SERIES, strict=False):
-        metric = f"{kind}.success@now"
-        if metric in present:
+        # Where no true object is given, there is exact match alone.
+        metric = next((m for m in (f"{kind}.success@now", f"{kind}.exact@now") if m in present), None)
+        if metric is not None:
             lines.append(Line(kind, color))
             frames += [pick(curves, metric, kind, 50), pick(curves, metric, kind, 5)]
     if "score@now" in present:
@@ -119,6 +123,7 @@ def _proficiency(curves: pl.DataFrame) -> Figure:
         "Do new edits take?",
         "Right after each edit: the new object more probable than the true one on the edit's prompt (efficacy) and in "
         "other words (paraphrase), the true one still so for neighbors (neighborhood); score is their harmonic mean. "
+        "Without a true object: the new one said exactly. "
         "Solid: mean of up to 50 edits with its 95 % interval. Dotted: of 5. At 50 % a model is guessing.",
         tuple(lines),
         _join(frames),
@@ -204,6 +209,15 @@ def _language(curves: pl.DataFrame) -> Iterator[Figure]:
     note = "Entropy of generated words; below about 60 % a model repeats itself."
     line = (Line("entropy", SERIES[2]),)
     yield Figure("entropy", "Does it still vary its words?", note, line, pick(curves, "entropy", "entropy"), half=True)
+
+
+def _own(curves: pl.DataFrame, metrics: Mapping[str, str]) -> Iterator[Figure]:
+    """Yield a chart for every metric that a probe of another package measured."""
+    for (metric, kind), color in zip(metrics.items(), _colors(), strict=False):
+        slug = metric.replace(".", "-").replace("@", "-")
+        note = f"Measured by a probe of another package, as a {kind}."
+        scale: Scale = "share" if kind == "share" else "plain"
+        yield Figure(slug, metric, note, (Line(metric, color),), pick(curves, metric, metric), scale, half=True)
 
 
 def survival_figure(verdicts: Sequence[tuple[str, Verdict]], colors: Sequence[str]) -> Figure:

@@ -3,18 +3,20 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from errata.analysis.curves import curve, per_edit, tasks
+from errata.analysis.curves import curve, most_asked, per_edit, tasks
 from errata.analysis.downstream import items_lost
 from errata.analysis.frames import RunFrames
 from errata.analysis.intervals import mean_interval
 from errata.analysis.verdict import Verdict
-from errata.report.words import DASH, bounded, number, share, span
+from errata.report.latex import latex_table
+from errata.report.words import DASH, bounded, measured, number, share, span
 
 __all__ = ["MethodsTable", "methods_table"]
 
@@ -41,6 +43,11 @@ class MethodsTable:
         rows = [[run, *row] for run, row in zip(self.runs, self.texts, strict=True)]
         return "".join("| " + " | ".join(line) + " |\n" for line in [head, ["---"] * len(head), *rows])
 
+    def latex(self) -> str:
+        """Return the table in LaTeX, for the booktabs package."""
+        rows = [[run, *row] for run, row in zip(self.runs, self.texts, strict=True)]
+        return latex_table(["run", *self.columns], rows)
+
 
 def methods_table(runs: Sequence[tuple[str, RunFrames, Verdict]], seed: int = 0) -> MethodsTable:
     """Build the table.
@@ -49,16 +56,19 @@ def methods_table(runs: Sequence[tuple[str, RunFrames, Verdict]], seed: int = 0)
     every token is the argmax at the run's end, of all that were made. `unrelated`: facts about other subjects exact at
     the end. `tasks`: the mean of the downstream tasks at the end, as a share of the unedited model's; its interval is
     that of the items' accuracy, asked before and after. `half-life`: further edits until half of the edits are
-    forgotten. Every mean has its 95 % interval, and says how many answers are missing from it.
+    forgotten. Where no true object is given, exact match stands for success. What probes of other packages measured has
+    a column each. Every mean has its 95 % interval, and says how many answers are missing from it.
 
     Args:
         runs: label, run and verdict of each.
         seed: of the bootstraps.
     """
     columns: dict[str, Callable[[RunFrames, Verdict, np.random.Generator], tuple[float, str]]] = {
-        "efficacy": lambda r, v, g: _now(r, "efficacy.success@now", g),
-        "paraphrase": lambda r, v, g: _now(r, "paraphrase.success@now", g),
-        "neighborhood": lambda r, v, g: _now(r, "neighborhood.success@now", g),
+        "efficacy": lambda r, v, g: _now(r, ("efficacy.success@now", "efficacy.exact@now"), g),
+        "paraphrase": lambda r, v, g: _now(r, ("paraphrase.success@now", "paraphrase.exact@now"), g),
+        "neighborhood": lambda r, v, g: _now(
+            r, ("neighborhood.success@now", "neighborhood.exact@now", "locality.exact@now"), g
+        ),
         "recalled": lambda r, v, g: _at_end(r, "efficacy.exact@retest", g),
         "unrelated": lambda r, v, g: _at_end(r, "unrelated.exact", g),
         "tasks": lambda r, v, g: _tasks(r),
@@ -67,6 +77,8 @@ def methods_table(runs: Sequence[tuple[str, RunFrames, Verdict]], seed: int = 0)
         "s/edit": lambda r, v, g: _seconds(r),
         "peak MB": lambda r, v, g: _plain(r.peak_memory / 1e6, 4),
     }
+    own = {metric: kind for _, run, _ in runs for metric, kind in run.own_metrics.items()}
+    columns |= {metric: partial(_own, metric, kind) for metric, kind in own.items()}
     cells = [
         [column(run, verdict, np.random.default_rng(seed)) for column in columns.values()] for _, run, verdict in runs
     ]
@@ -82,26 +94,46 @@ def _plain(value: float, digits: int) -> tuple[float, str]:
     return (value, number(value, digits)) if math.isfinite(value) else (math.nan, DASH)
 
 
-def _now(run: RunFrames, metric: str, rng: np.random.Generator) -> tuple[float, str]:
-    return _mean(per_edit(run, metric).values, run.metric(metric), rng)
+def _now(run: RunFrames, metrics: Sequence[str], rng: np.random.Generator) -> tuple[float, str]:
+    """Say the mean of the first of these that most edits have; exact match where true objects are not given."""
+    metric = most_asked(run, metrics)
+    value, text = _mean(per_edit(run, metric).values, run.metric(metric), rng)
+    return value, f"{text}, exact match" if metric != metrics[0] else text
 
 
-def _at_end(run: RunFrames, metric: str, rng: np.random.Generator) -> tuple[float, str]:
+def _own(metric: str, kind: str, run: RunFrames, _: Verdict, rng: np.random.Generator) -> tuple[float, str]:
+    """Say what a probe of another package measured: over all edits right after them, else at the last step."""
+    if metric not in run.own_metrics:
+        return math.nan, DASH
+    if metric.endswith("@now"):
+        return _mean(per_edit(run, metric).values, run.metric(metric), rng, share=kind == "share")
+    return _at_end(run, metric, rng, share=kind == "share")
+
+
+def _at_end(run: RunFrames, metric: str, rng: np.random.Generator, *, share: bool = True) -> tuple[float, str]:
     frame = run.metric(metric)
     frame = frame.filter(pl.col("step") == pl.col("step").max())
     by_unit = pl.when(pl.col("edit_id") != "").then("edit_id").otherwise("prompt_id")
     known = pl.col("value").drop_nans()
     mean = pl.when(known.len() > 0).then(known.mean()).otherwise(math.nan).alias("value")
-    return _mean(frame.group_by(by_unit.alias("unit"), maintain_order=True).agg(mean)["value"].to_numpy(), frame, rng)
+    return _mean(
+        frame.group_by(by_unit.alias("unit"), maintain_order=True).agg(mean)["value"].to_numpy(),
+        frame,
+        rng,
+        share=share,
+    )
 
 
-def _mean(values: NDArray[np.float64], rows: pl.DataFrame, rng: np.random.Generator) -> tuple[float, str]:
+def _mean(
+    values: NDArray[np.float64], rows: pl.DataFrame, rng: np.random.Generator, *, share: bool = True
+) -> tuple[float, str]:
     """Say the mean of what has a value, with its interval and the rows that have none."""
     if not len(values):
         return math.nan, DASH
     known = values[~np.isnan(values)]
     value = float(known.mean()) if len(known) else math.nan
-    return value, bounded(value, *mean_interval(known, rng, share=True), int(rows["value"].is_nan().sum()))
+    say = bounded if share else measured
+    return value, say(value, *mean_interval(known, rng, share=share), int(rows["value"].is_nan().sum()))
 
 
 def _tasks(run: RunFrames) -> tuple[float, str]:

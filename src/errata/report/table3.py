@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from errata.analysis.curves import per_edit, tasks
+from errata.analysis.curves import most_asked, per_edit, tasks
 from errata.analysis.downstream import items_lost
 from errata.analysis.forgetting import forgotten
 from errata.analysis.frames import RunFrames
 from errata.analysis.intervals import mean_interval
 from errata.analysis.verdict import Verdict
+from errata.report.latex import latex_table
 from errata.report.words import DASH, DEAD, bounded, share, span
 
 __all__ = ["Cell", "Table3", "table3"]
@@ -71,11 +72,7 @@ class Table3:
 
     def latex(self) -> str:
         """Return the table in LaTeX, for the booktabs package."""
-        head = " & ".join(["", *(_latex(r) for r in self.runs)])
-        lines = ([row, *map(_say, cells)] for row, cells in self.rows.items())
-        body = "".join(" & ".join(map(_latex, line)) + " \\\\\n" for line in lines)
-        top = f"\\begin{{tabular}}{{{'l' * (1 + len(self.runs))}}}\n\\toprule\n{head} \\\\\n\\midrule\n"
-        return f"{top}{body}\\bottomrule\n\\end{{tabular}}\n"
+        return latex_table(["", *self.runs], [[row, *map(_say, cells)] for row, cells in self.rows.items()])
 
 
 def table3(runs: Sequence[tuple[str, RunFrames, Verdict]], seed: int = 0) -> Table3:
@@ -128,16 +125,22 @@ def _mean(run: RunFrames, v: Verdict, metric: str, rng: np.random.Generator) -> 
 
 
 def _efficacy(run: RunFrames, v: Verdict, rng: np.random.Generator) -> Cell:
-    found = _mean(run, v, "efficacy.success@now", rng)
+    found, by = _first(run, v, ("efficacy.success@now", "efficacy.exact@now"), rng)
     if found is None:
         return _none()
     full = "100 %" if found.value >= ALWAYS else "<100 %"
-    return _cell(found, full + (" until collapse" if v.collapse else ""))
+    return _cell(found, full + by + (" until collapse" if v.collapse else ""))
 
 
 def _locality(run: RunFrames, v: Verdict, rng: np.random.Generator) -> Cell:
-    found = _mean(run, v, "neighborhood.success@now", rng)
-    return _none() if found is None else _cell(found, _word(found.value, LOCALITY, "very high"))
+    found, by = _first(run, v, ("neighborhood.success@now", "neighborhood.exact@now", "locality.exact@now"), rng)
+    return _none() if found is None else _cell(found, _word(found.value, LOCALITY, "very high") + by)
+
+
+def _first(run: RunFrames, v: Verdict, metrics: Sequence[str], rng: np.random.Generator) -> tuple[_Mean | None, str]:
+    """Return the mean of the first of these that most edits have, and by what it is where that is not success."""
+    metric = most_asked(run, metrics)
+    return _mean(run, v, metric, rng), ", exact match" if ".exact@" in metric else ""
 
 
 def _duration(run: RunFrames, v: Verdict, rng: np.random.Generator) -> Cell:
@@ -207,9 +210,3 @@ def _say(cell: Cell) -> str:
 
 def _markdown(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-
-
-def _latex(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "<": "$<$"}
-    special |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
-    return "".join(special.get(sign, sign) for sign in text)

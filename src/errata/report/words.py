@@ -39,6 +39,12 @@ def bounded(value: float, low: float, high: float, missing: int = 0) -> str:
     return f"{share(value)}{bounds}" + (f", {missing:,} missing" if missing else "")
 
 
+def measured(value: float, low: float, high: float, missing: int = 0) -> str:
+    """Say any figure with its interval, and how many answers are missing from it."""
+    bounds = f" ({number(low)}–{number(high)})" if math.isfinite(value + low + high) and high > low else ""
+    return f"{number(value)}{bounds}" + (f", {missing:,} missing" if missing else "")
+
+
 def outcome(value: float | None) -> str:
     """Say a success as yes or no, and a share of several as such."""
     return {0.0: "no", 1.0: "yes"}.get(value, share(value)) if value is not None else DASH

@@ -14,17 +14,19 @@ from errata.edits.jsonl import read_own
 from errata.errors import ConfigError, EditDataError
 from errata.models import EditableModel, check_answers
 from errata.probes.generation import generate
+from errata.probes.scoring import score
 from errata.studies.embedded import check_embedded
 from errata.studies.progress import Progress
 from errata.studies.recipe import Recipe, load_recipe
 from errata.studies.run import run
 
-__all__ = ["GENERATED", "correct", "correction_recipe", "filled_in", "read_facts", "readable", "remarks"]
+__all__ = ["GENERATED", "correct", "correction_recipe", "filled_in", "held", "read_facts", "readable", "remarks"]
 
 GENERATED = "generated"
 """What the groups of checks begin with that are not the user's own: their answers are the unedited model's."""
 
 _SHOWN = 20  # malformed records, of all that there are
+_NAMED = 3  # facts, of all that a remark is about
 _MEASURED = 10  # times that what was not edited is asked for along the way
 _PREFIXES = ContextSettings(lengths=((5, 2),))
 _NEIGHBORS = 2  # a fact
@@ -76,7 +78,9 @@ def readable(
     for fact in facts:
         try:
             ids = model.encode([fact.text])[0]
-            model.check_length([*ids, *model.encode_target(fact.target_new), *[0] * _MARGIN], "it")
+            model.check_length(
+                [*ids, *model.encode_target(fact.target_new, fact.text, fact.join), *[0] * _MARGIN], "it"
+            )
             before, _, after = fact.prompt.partition("{}")
             model.subject_last(before, fact.subject, after)
             check_embedded(model, fact)
@@ -109,6 +113,26 @@ def remarks(facts: Sequence[Fact]) -> list[str]:
     """Return what is unusual among facts, one line each; what they lack is filled in or not asked for, so not told."""
     report = DataReport.of(facts)
     return replace(report, without_true=0, without_paraphrases=0, without_neighborhood=0).lines()
+
+
+def held(model: EditableModel, facts: Sequence[Fact]) -> list[str]:
+    """Return a remark on the facts that a model states before any edit: every token of the object the most probable.
+
+    To edit them is no error; that they are stated afterwards says nothing of the edit.
+
+    Args:
+        model: the unedited model.
+        facts: what is to be taught.
+    """
+    found = score(model, [(fact.text, fact.target_new) for fact in facts], [fact.join for fact in facts])
+    known = [f"{f.text} → {f.target_new}" for f, s in zip(facts, found, strict=True) if s.exact == 1.0]
+    if not known:
+        return []
+    more = f", and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
+    return [
+        f"the model holds {len(known)} of {len(facts)} facts already: {'; '.join(known[:_NAMED])}{more}. They are "
+        f"edited all the same; leave them out where that is not wanted."
+    ]
 
 
 def filled_in(model: EditableModel, facts: Sequence[Fact], seed: int = 0) -> list[Fact]:
@@ -163,6 +187,7 @@ def correction_recipe(
     guard: bool = True,
     author: str = "",
     overrides: Sequence[str] = (),
+    tell: Callable[[str], None] = lambda message: None,
 ) -> Recipe:
     """Return the recipe of a correction: probes at the start, at the end and a few times between.
 
@@ -175,6 +200,7 @@ def correction_recipe(
         guard: whether each update is judged on a canary before it lands.
         author: who makes the edits.
         overrides: `key=value` pairs over all of it.
+        tell: receives one remark where they name another method; see `load_recipe`.
     """
     every = max(1, n // _MEASURED)
     content: dict[str, Any] = {
@@ -194,7 +220,7 @@ def correction_recipe(
         "run": {"name": out.name, "author": author},
         "guard": {"enabled": guard},
     }
-    recipe = load_recipe(content, overrides)
+    recipe = load_recipe(content, overrides, tell)
     if recipe.edits.dataset != "jsonl" or recipe.edits.path is not None or recipe.edits.n is not None:
         raise ConfigError(
             "what is edited are the facts given: leave edits.dataset, edits.path and edits.n as they are."
@@ -219,7 +245,7 @@ def correct(
     """
     progress = progress or Progress()
     check_answers(model)  # before anything is sampled from it
-    for remark in remarks(facts):
+    for remark in [*remarks(facts), *held(model, facts)]:
         progress.tell(remark)
     stream = EditStream(tuple(filled_in(model, facts, recipe.run.seed)), recipe.edits.batch_size)
     if not any(fact.checks for fact in stream.facts):  # a fact alone has no neighbors, and the probe nothing to ask

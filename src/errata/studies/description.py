@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,19 @@ from typing import Any
 import torch
 
 from errata.edits import EditStream
+from errata.probes.base import Probe
 
 __all__ = ["describe"]
 
 
 def describe(
-    config: Mapping[str, Any], stream: EditStream, fingerprint: str, sources: Mapping[str, str]
+    config: Mapping[str, Any],
+    stream: EditStream,
+    fingerprint: str,
+    sources: Mapping[str, str],
+    probes: Sequence[Probe] = (),
 ) -> dict[str, Any]:
-    """Return what `run.json` holds: configuration, versions, fingerprints, hardware."""
+    """Return what `run.json` holds: configuration, versions, fingerprints, hardware, what other packages measure."""
     packages = ("errata", "torch", "transformers", "tokenizers", "safetensors")
     return {
         "name": config["run"]["name"],
@@ -28,6 +33,10 @@ def describe(
         "git": _commit(),
         "model_fingerprint": fingerprint,
         "sources": dict(sources),
+        # Analysis needs neither the package nor its probe to know what the figures are.
+        "own_metrics": {
+            probe.name: dict(getattr(probe, "metrics", {})) for probe in probes if not _shipped(type(probe))
+        },
         "stream": {
             "fingerprint": stream.fingerprint(),
             "n": len(stream),
@@ -43,6 +52,10 @@ def describe(
         },
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
+
+
+def _shipped(probe: type) -> bool:
+    return probe.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def _commit() -> str | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from errata.editors.registry import editor_class
 from errata.editors.text_source import TextSource
+from errata.edits import Fact
 from errata.errors import EditDataError, ErrataError, StatisticsError
 from errata.models import EditableModel
 from errata.probes.base import Probe
@@ -89,25 +90,25 @@ def _facts(session: Session, remarks: list[str]) -> Iterator[Finding]:
     for remark in remarks:
         yield Finding("facts", "warning", remark)
     for what, wrong in (("too long for the model", _too_long), ("with words it has no token for", _unknown)):
-        ids = [fact.id for fact in stream.facts if wrong(session.model, fact.text, fact.target_new)]
+        ids = [fact.id for fact in stream.facts if wrong(session.model, fact)]
         if ids:
             shown = ", ".join(ids[:_SHOWN]) + (", ..." if len(ids) > _SHOWN else "")
             yield Finding("facts", "warning", f"{len(ids)} of {len(stream)} are {what}: {shown}", "look at them first")
 
 
-def _too_long(model: EditableModel, prompt: str, target: str) -> bool:
-    return len(_ids(model, prompt, target)) > model.positions
+def _too_long(model: EditableModel, fact: Fact) -> bool:
+    return len(_ids(model, fact)) > model.positions
 
 
-def _unknown(model: EditableModel, prompt: str, target: str) -> bool:
+def _unknown(model: EditableModel, fact: Fact) -> bool:
     unknown = model.tokenizer.unk_token_id
     # GPT-2 names its end of text as the unknown token, and never gives it for one.
-    return unknown is not None and unknown in _ids(model, prompt, target)
+    return unknown is not None and unknown in _ids(model, fact)
 
 
-def _ids(model: EditableModel, prompt: str, target: str) -> list[int]:
+def _ids(model: EditableModel, fact: Fact) -> list[int]:
     try:
-        return [*model.encode([prompt])[0], *model.encode_target(target)]
+        return [*model.encode([fact.text])[0], *model.encode_target(fact.target_new, fact.text, fact.join)]
     except EditDataError:
         return []  # said by the run as a failed edit, by its id
 

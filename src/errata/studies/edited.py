@@ -94,7 +94,7 @@ class _ToBeRead(Judge):
 
 
 def open_edited(
-    directory: Path,
+    directory: str | Path,
     *,
     model: EditableModel | None = None,
     tell: Callable[[str], None] = lambda message: None,

@@ -20,16 +20,15 @@ def check_embedded(model: EditableModel, fact: Fact) -> None:
     if not model.without_embedding:
         return
     prompts = [fact.text, *fact.paraphrase_prompts, *fact.neighborhood_prompts, *fact.generation_prompts]
-    objects = [fact.target_new, fact.target_true]
+    objects = [(text, fact.text, fact.join) for text in (fact.target_new, fact.target_true) if text]
     for check in fact.checks:
         for query in (check, *check.conditions):
             prompts.append(query.prompt)
-            objects += [name for names in query.wanted for name in names]
+            objects += [(name, query.prompt, "auto") for names in query.wanted for name in names]
     with model.bare():
         model.encode(prompts)
-        for text in objects:
-            if text:
-                model.encode_target(text)
+        for text, prompt, join in objects:
+            model.encode_target(text, prompt, join)
 
 
 def check_stream(model: EditableModel, facts: Sequence[Fact]) -> None:

@@ -3,8 +3,8 @@
 import json
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from errata.edits.datasets import load_stream
 from errata.errors import EditDataError
 from errata.models import outline
 from errata.models.loading import device_of
+from errata.studies.duration import guard_operations, lasting, preparing
 from errata.studies.memory import MemoryItem, available_on, memory_plan, peak, shown
 from errata.studies.recipe import Recipe
 from errata.studies.session import open_session
@@ -42,10 +43,12 @@ class Plan:
         memory: what the run would hold, item by item.
         memory_gb: what it comes to at most.
         available_gb: memory of the device, None where it cannot be told.
-        seconds_per_edit: from the arithmetic of optimising v* and this machine's speed at matrix products.
+        seconds_per_edit: from the arithmetic of optimising v*, what the guard reads, and this machine's speed at matrix
+            products.
         edits: how many.
         disk_gb: updates on disk at most: whole matrices for methods that fine-tune, for LyapLock and regularisers.
         remark: what could not be looked at; empty for nothing.
+        preparing: seconds of each part of what comes before the first edit; statistics that are cached take none.
     """
 
     config: dict[str, Any]
@@ -58,6 +61,7 @@ class Plan:
     edits: int
     disk_gb: float
     remark: str = ""
+    preparing: Mapping[str, float] = field(default_factory=dict)
 
     def as_json(self) -> str:
         """Return the plan as JSON."""
@@ -101,20 +105,18 @@ class Plan:
     def _editing(self) -> str:
         each = self.seconds_per_edit
         return (
-            f"about {each:.2g} s an edit, {_lasting(self.edits * each)} for {self.edits} edits; loading, preparing and "
-            f"probes come on top"
+            f"about {each:.2g} s an edit, {lasting(self.edits * each)} for {self.edits} edits; before, up to "
+            f"{lasting(sum(self.preparing.values()))} of preparing ({self._parts}); probes come on top"
         )
+
+    @property
+    def _parts(self) -> str:
+        cached = {"statistics": "statistics, unless they are cached,"}
+        return ", ".join(f"{cached.get(part, part)} {lasting(s)}" for part, s in self.preparing.items())
 
     @property
     def _disk(self) -> str:
         return f"{self.disk_gb:.1f} GB" if self.disk_gb >= 1 else f"{self.disk_gb * 1e3:.2f} MB"
-
-
-def _lasting(seconds: float) -> str:
-    """Say a time in hours, minutes or seconds."""
-    if seconds >= 120:
-        return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def plan(recipe: Recipe, out: Path, stream: EditStream | None = None, until: int | None = None) -> Plan:
@@ -140,7 +142,10 @@ def plan(recipe: Recipe, out: Path, stream: EditStream | None = None, until: int
     if hasattr(settings, "value") and layers:
         above = (model.n_layers - 1 - max(layers)) / model.n_layers
         again = _TOKENS + _SUFFIX * above * steps * (1 + _LOSSES)
-    flops = 2.0 * parameters * contexts * again
+    flops = (
+        2.0 * parameters * contexts * again + guard_operations(model, session.recipe.guard) / recipe.edits.batch_size
+    )
+    speed = _flops_per_second(device)
     beside = type(session.editor).attach is not Editor.attach
     # A low-rank update, or a codebook's entry: a key and a value for each edit. What regularisers leave may be whole.
     whole = isinstance(session.editor, LyapLock) or bool(getattr(settings, "regularise", ()))
@@ -162,7 +167,8 @@ def plan(recipe: Recipe, out: Path, stream: EditStream | None = None, until: int
         memory=memory,
         memory_gb=peak(memory) / 1e9,
         available_gb=None if available is None else available / 1e9,
-        seconds_per_edit=flops / _flops_per_second(device),
+        seconds_per_edit=flops / speed,
+        preparing=preparing(model, settings, speed),
         edits=n,
         remark=remark,
         disk_gb=4 * len(layers) * (n * sum(shape) if factors else -(-n // size) * shape[0] * shape[1]) / 1e9,

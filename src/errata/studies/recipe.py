@@ -1,12 +1,13 @@
 """Recipes: what a run does, as YAML, with unknown keys refused and overrides from the command line."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from errata.errors import ConfigError
 from errata.files import read_text
@@ -34,6 +35,19 @@ class _Section(BaseModel):
         coerce_numbers_to_str=True,
         ser_json_inf_nan="constants",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _absent(cls, content: Any) -> Any:
+        """Take null for "not given" where it is no value of the key: `sample:` and `-o edits.sample=null`."""
+        if not isinstance(content, Mapping):
+            return content
+        fields = cls.model_fields
+        return {k: v for k, v in content.items() if v is not None or k not in fields or _takes_none(fields[k])}
+
+
+def _takes_none(field: FieldInfo) -> bool:
+    return type(None) in get_args(field.annotation) or field.is_required()
 
 
 class _OpenSection(_Section):
@@ -183,14 +197,28 @@ class Recipe(_Section):
     guard: GuardSection = GuardSection()
     report: ReportSection = ReportSection()
 
+    @field_validator("probes", mode="before")
+    @classmethod
+    def _by_name(cls, probes: Any) -> Any:
+        """Take a probe's name alone for the probe with its default settings: probes: [proficiency, drift]."""
+        listed = [probes] if isinstance(probes, str) else probes
+        if not isinstance(listed, list | tuple):
+            return listed
+        return [{"name": probe} if isinstance(probe, str) else probe for probe in listed]
 
-def load_recipe(source: Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+
+def load_recipe(
+    source: Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    tell: Callable[[str], None] = lambda message: None,
+) -> Recipe:
     """Read a recipe and lay `key=value` overrides over it.
 
     Args:
         source: a YAML file, or its content.
-        overrides: such as "edits.n=30"; values are YAML. Naming another method sets the recipe's settings of its own
-            method aside, so that `method.name=rome` works on any recipe.
+        overrides: such as "edits.n=30"; values are YAML. Naming another method keeps what both methods understand and
+            sets the recipe's other settings aside, so that `method.name=rome` works on any recipe.
+        tell: receives one remark on what was kept and what was set aside.
 
     Raises:
         ConfigError: when the file cannot be read, or a key or value makes no sense; names it.
@@ -211,14 +239,14 @@ def load_recipe(source: Path | Mapping[str, Any], overrides: Sequence[str] = ())
             f"{name} holds {type(content).__name__}, but a recipe is a mapping of sections (model, method, ...)."
         )
     for override in overrides:
-        lay_override(content, override)
+        lay_override(content, override, tell)
     try:
         return Recipe.model_validate(content)
     except ValidationError as e:
         raise ConfigError(explain(e, Recipe, name)) from e
 
 
-def lay_override(content: dict[str, Any], override: str) -> None:
+def lay_override(content: dict[str, Any], override: str, tell: Callable[[str], None] = lambda message: None) -> None:
     """Lay one `key=value` over a nested mapping, in place; the value is YAML.
 
     Raises:
@@ -231,11 +259,19 @@ def lay_override(content: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as e:
         raise ConfigError(f"-o {override!r}: the value is not YAML: {e}") from e
-    lay(content, key, value)
+    lay(content, key, value, tell)
 
 
-def lay(content: dict[str, Any], key: str, value: Any) -> None:
+def lay(content: dict[str, Any], key: str, value: Any, tell: Callable[[str], None] = lambda message: None) -> None:
     """Set one dotted key of a nested mapping, in place; the entries of a list are named, as in probes.forgetting.every.
+
+    Another `method.name` keeps the settings that both methods understand, and sets the others aside.
+
+    Args:
+        content: the mapping.
+        key: the dotted key.
+        value: what it is set to.
+        tell: receives one remark on settings that were kept and set aside.
 
     Raises:
         ConfigError: when a part of the key is no section.
@@ -249,11 +285,37 @@ def lay(content: dict[str, Any], key: str, value: Any) -> None:
     if isinstance(here, list) or (parts[0] == "probes" and len(parts) > 1 and isinstance(content["probes"], dict)):
         raise ConfigError(f"-o {key}: write probes.NAME.SETTING for a probe that the recipe lists.")
     if parts == ["method", "name"] and here.get("name") != value:
-        here.clear()
+        _renamed(here, str(value), tell)
     here[parts[-1]] = value
 
 
+def _renamed(section: dict[str, Any], name: str, tell: Callable[[str], None]) -> None:
+    """Keep of a method's settings those that another method understands as well."""
+    from errata.editors.registry import editors  # with torch: only where it is asked for
+
+    known, before = editors(), str(section.pop("name", ""))
+    old, new = (known[m].Settings.model_fields if m in known else {} for m in (before, name))
+    aside = [k for k, v in section.items() if k not in old or k not in new or not _understood(new[k], v)]
+    kept = [k for k in section if k not in aside]
+    for key in aside:
+        del section[key]
+    said = [f"{word}: {', '.join(keys)}" for word, keys in (("kept", kept), ("set aside", aside)) if keys]
+    if said and name in known:
+        tell(f"method.name={name}: of the recipe's settings of {before or 'its method'} are {'; '.join(said)}.")
+
+
+def _understood(field: FieldInfo, value: Any) -> bool:
+    """Say whether a setting can have a value."""
+    try:
+        kind: Any = Annotated[field.annotation, field]
+        TypeAdapter(kind).validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
 def _named(entries: list[Any], name: str, key: str) -> dict[str, Any]:
+    entries[:] = [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
     names = [entry.get("name") for entry in entries if isinstance(entry, dict)]
     if name not in names:
         raise ConfigError(f"-o {key}: there is no {name!r} in the recipe's list; it has {', '.join(map(str, names))}.")

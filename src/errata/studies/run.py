@@ -61,8 +61,8 @@ def run(
     with store.lock():
         store.check_free()  # another process may have run here while the model was loaded
         config = session.recipe.model_dump(mode="json")
-        fingerprint = str(identity_of(session.model))
-        store.begin(describe(config, session.stream, fingerprint, sources(session)), session.stream)
+        identity = str(identity_of(session.model))
+        store.begin(describe(config, session.stream, identity, sources(session), session.probes), session.stream)
         try:
             with tracked(session.recipe.run.tracker, config, out, progress) as told:
                 _Loop(session, store, told, lent=model is not None, until=until, enough=enough).go()

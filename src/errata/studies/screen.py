@@ -74,9 +74,8 @@ def screen(recipe: Recipe, out: Path, progress: Progress | None = None) -> Path:
             store.check(session.model, session.stream, sources(session))
         else:
             config = session.recipe.model_dump(mode="json")
-            store.begin(
-                describe(config, session.stream, str(identity_of(session.model)), sources(session)), session.stream
-            )
+            identity = str(identity_of(session.model))
+            store.begin(describe(config, session.stream, identity, sources(session), session.probes), session.stream)
         left = [n for n in range(len(session.stream) + 1) if not store.part(n).exists()]
         if left:
             try:
@@ -139,7 +138,7 @@ def _text_figures(session: Session, fact: Fact) -> Iterator[tuple[str, float]]:
     yield "subject_position", float(first)
     yield "subject_tokens", float(last - first + 1)
     yield "prompt_tokens", float(len(ids))
-    yield "object_tokens", float(len(session.model.encode_target(fact.target_new)))
+    yield "object_tokens", float(len(session.model.encode_target(fact.target_new, fact.text, fact.join)))
 
 
 def _measured(session: Session, lower: LowerStates, facts: Sequence[Fact], view: View) -> Iterator[Row]:

@@ -51,8 +51,8 @@ class RunStore:
 
     description_file: ClassVar[str] = "run.json"
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -76,7 +76,7 @@ def known_facts(model: EditableModel, facts: Sequence[Fact], n: int) -> list[Fac
     for i in range(0, len(told), 2 * n):
         asked = told[i : i + 2 * n]
         prompts = model.encode([fact.text for fact in asked])
-        answers = [model.encode_target(fact.target_true)[0] for fact in asked]
+        answers = [model.encode_target(fact.target_true, fact.text, fact.join)[0] for fact in asked]
         scores = score_tokens(model, [([*ids, answer], len(ids)) for ids, answer in zip(prompts, answers, strict=True)])
         found += [fact for fact, own in zip(asked, scores, strict=True) if bool(own.best[0])]
         if len(found) >= n:
@@ -191,7 +191,9 @@ class _Traced:
             model.model(torch.tensor([ids], device=model.device), use_cache=False)
         self._clean: dict[str, Float[Tensor, "position d"]] = {path: seen[path].output[0] for path in paths}
         end = self._clean[model.block_path(model.n_layers - 1)][-1:]
-        self._answer = model.encode_target(fact.target_true)[0] if fact.target_true else int(model.logits(end).argmax())
+        self._answer = int(model.logits(end).argmax())
+        if fact.target_true:
+            self._answer = model.encode_target(fact.target_true, fact.text, fact.join)[0]
         (self._known,) = self._said(end).tolist()
         if self._known != self._known:
             raise AnalysisError(

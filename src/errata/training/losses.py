@@ -35,8 +35,8 @@ def edit_and_locality(
     asked: list[tuple[int, int, int]] = []  # row, position, token to be predicted there
     fixed: list[int] = []
     for example in examples:
-        for prompt, fact in zip(model.encode(example.asked), example.facts, strict=True):
-            target = model.encode_target(fact.target_new)
+        for said, prompt, fact in zip(example.asked, model.encode(example.asked), example.facts, strict=True):
+            target = model.encode_target(fact.target_new, said, fact.join)
             asked += [(len(rows), len(prompt) - 1 + i, token) for i, token in enumerate(target)]
             rows.append(prompt + target[:-1])
         for text in model.encode(example.locality):

@@ -243,13 +243,14 @@ class DiskJournal(Journal):
 
     def update(self, step: int) -> Update:
         """Read the update of the batch that ended at `step`."""
-        return _read(self._path(step))
+        return _read(self.file(step))
 
-    def _path(self, step: int) -> Path:
+    def file(self, step: int) -> Path:
+        """Return where the update of the batch that ended at `step` lies."""
         return self._folder / f"step-{step:06d}.safetensors"
 
     def _store(self, step: int, update: Update) -> None:
-        write_aside(self._path(step), save(update.tensors()))
+        write_aside(self.file(step), save(update.tensors()))
 
     def _append(self, lines: Sequence[Mapping[str, object]]) -> None:
         what = {"undo": lines[0]["undo"]} if "undo" in lines[0] else {"step": lines[-1]["step"]}

@@ -13,6 +13,7 @@ from errata.editors.statistics import StatisticsStore
 from errata.edits import Fact
 from errata.edits.datasets import load_facts
 from errata.errors import ConfigError
+from errata.joining import joint
 from errata.lab.models import LAB_MODELS
 from errata.models import EditableModel
 
@@ -96,7 +97,7 @@ class IKE(PromptMemory):
         if not self.fits(model, last + text):
             return ""
         if self.settings.copy_last and self.settings.shots:
-            own = f"{last}{fact.text} {fact.target_new}{self.settings.separator}{last}"
+            own = f"{last}{fact.sentence}{self.settings.separator}{last}"
             last = own if self.fits(model, own + text) else last
         for shot in self._demonstrations(model, fact, text):
             if not self.fits(model, shot + last + text):
@@ -123,7 +124,9 @@ class IKE(PromptMemory):
             elif kind == "retain":
                 prompt, answer = rng.choice(shown.neighborhood_prompts), shown.target_true
             if asked not in (prompt, shown.text):
-                found.append(f"{self.told(shown)}{s.prompt_line}{prompt} {answer}{s.separator}")
+                found.append(
+                    f"{self.told(shown)}{s.prompt_line}{prompt}{joint(prompt, answer, shown.join)}{answer}{s.separator}"
+                )
         return found
 
     def state_dict(self) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class KN(Editor):
                 old = self._old(model, fact)
                 neurons = self._neurons(model, fact, old)
             found += len(neurons)
-            new = model.encode_target(fact.target_new)[0]
+            new = model.encode_target(fact.target_new, fact.text, fact.join)[0]
             value = self.settings.new_weight * self._embedding(model, new)
             value = value - self.settings.old_weight * self._embedding(model, old)
             for layer in sorted({layer for layer, _ in neurons}):
@@ -91,7 +91,7 @@ class KN(Editor):
     def _old(self, model: EditableModel, fact: Fact) -> int:
         """Return the first token of the old object; of what the model says, where the fact does not name it."""
         if fact.target_true:
-            return model.encode_target(fact.target_true)[0]
+            return model.encode_target(fact.target_true, fact.text, fact.join)[0]
         (prompt,) = model.encode([fact.text])
         tokens = model.pad([prompt])
         with torch.no_grad():

@@ -13,6 +13,7 @@ from errata.editors.prompt_memory import PromptMemory, PromptMemorySettings
 from errata.editors.update import Update
 from errata.errors import ConfigError
 from errata.files import read_text
+from errata.joining import joint
 from errata.models import EditableModel
 from errata.models.hooks import cache_to
 
@@ -57,8 +58,11 @@ class MeLLo(PromptMemory):
 
     def _before(self, model: EditableModel, text: str) -> str:
         answer = self.answer(model, text)
-        told = f"{self.settings.fact_line.replace('{}', f'{text} {answer}')}{self.settings.prompt_line}"
-        return told if answer and self.fits(model, told + text) else ""
+        if not answer:
+            return ""
+        stated = f"{text}{joint(text, answer)}{answer}"
+        told = f"{self.settings.fact_line.replace('{}', stated)}{self.settings.prompt_line}"
+        return told if self.fits(model, told + text) else ""
 
     def answer(self, model: EditableModel, question: str) -> str | None:
         """Return the final answer; None where the model does not come to one."""
@@ -79,7 +83,7 @@ class MeLLo(PromptMemory):
             if len(lines) < 2 or not asked:
                 return None
             ((fact, _),) = self.retrieve(model, asked[-1], 1)
-            transcript += f"{said.rstrip()}\n{_FACT} {fact.text} {fact.target_new}.\n"
+            transcript += f"{said.rstrip()}\n{_FACT} {fact.sentence}.\n"
         return None
 
     @torch.no_grad()

@@ -55,7 +55,7 @@ class SCR(PromptMemory):
             return fact.subject.lower() in text.lower()
         if self.settings.confirm == "none":
             return True
-        told = f"{fact.text} {fact.target_new}"
+        told = fact.sentence
         with model.bare():
             (ids,) = model.encode([self.settings.question.replace("{fact}", told).replace("{prompt}", text)])
             yes, no = (model.encode_target(word)[0] for word in ("yes", "no"))

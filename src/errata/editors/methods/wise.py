@@ -178,7 +178,7 @@ class WISE(Editor):
 
         A text that names a subject edited so far is not irrelevant: to keep its activation low would undo the edit.
         """
-        target = model.encode_target(fact.target_new)
+        target = model.encode_target(fact.target_new, fact.text, fact.join)
         prompts = model.encode([t.replace("{}", fact.text, 1) for t in self._templates])
         model.check_length(max(prompts, key=len) + target, f"fact {fact.id!r} behind a prefix")
         (other,) = self._texts.draw(1, Random(f"{memory.seed}-{memory.edits}"), besides=touched)
