@@ -21,7 +21,8 @@ def model() -> EditableModel:
 
 def test_defaults_then_depth_then_published_then_the_model_s_own_then_the_user_s(model, monkeypatch) -> None:
     plain = resolve_settings("memit", model)
-    assert plain.value.clamp_norm_factor == 0.75
+    # Nobody has published settings for this model: what fits one model alone is set by what suits others.
+    assert (plain.value.clamp_norm_factor, plain.covariance_weight) == (1.0, "auto")
     assert plain.layers == (0, 1)
     sources = {"layers": (0,), "value": {"lr": 0.4, "steps": 7}, "ridge": 0.1}
     monkeypatch.setattr(registry, "published", lambda model: {"memit": sources})
@@ -31,7 +32,8 @@ def test_defaults_then_depth_then_published_then_the_model_s_own_then_the_user_s
     assert (resolved.value.steps, resolved.value.lr, resolved.ridge) == (9, 0.3, 0.2)
     # A section given in part keeps the rest of the method's own default, not of the section's.
     assert resolved.value.clamp_norm_factor == 0.75
-    assert resolved.covariance_weight == plain.covariance_weight
+    # Where settings are published, the other defaults are the published ones as well.
+    assert resolved.covariance_weight == 20_000
 
 
 @pytest.mark.parametrize(

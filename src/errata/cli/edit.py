@@ -87,6 +87,7 @@ def corrected(
     places: "Mapping[str, str] | None" = None,
 ) -> None:
     """Edit facts into a run directory and print the verdict; an interruption says how to go on."""
+    from errata.editors.registry import origin_of_settings
     from errata.models import load
     from errata.studies.correct import correct, readable
     from errata.studies.store import RunStore
@@ -95,6 +96,10 @@ def corrected(
     asked = recipe.model
     model = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map, tell=progress.tell)
     chosen = readable(model, facts, skip_bad=skip_bad, tell=progress.tell, places=places)
+    own = ", ".join(f"{name}={value}" for name, value in recipe.method.settings.items())
+    progress.tell(
+        f"{recipe.method.name}: {origin_of_settings(recipe.method.name, model)}" + (f"; over them {own}" if own else "")
+    )
     try:
         correct(chosen, recipe, out, model, progress)
     except KeyboardInterrupt:

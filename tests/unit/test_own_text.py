@@ -1,0 +1,74 @@
+"""Statistics from text that the model writes itself: seeded, resumable, and read until they are good enough."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from errata.editors.statistics import StatisticsStore, excess
+from errata.editors.text_source import TextSource
+from errata.models.writing import beginning, written
+from tiny import tiny_model
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3_text"])
+def test_what_is_written_is_what_the_model_would_say_and_depends_on_the_seed_alone(family: str) -> None:
+    model = tiny_model(family)
+    rows = written(model, 64, 6, torch.Generator().manual_seed(3))
+    assert rows == written(model, 64, 6, torch.Generator().manual_seed(3))
+    assert rows != written(model, 64, 6, torch.Generator().manual_seed(4))
+    assert {row[0] for row in rows} == {beginning(model)}
+    # The last token of each row was drawn from what the whole row before it predicts.
+    with torch.no_grad():
+        logits = model.model(torch.tensor(rows)[:, :-1]).logits[:, -1].double()
+    chances = torch.softmax(logits, -1)
+    drawn = chances.gather(1, torch.tensor(rows)[:, -1:])
+    # Σp² is what a draw's probability is on average; a wrong cache or a greedy choice is far from it.
+    expected = chances.pow(2).sum(-1).mean()
+    assert float(drawn.mean()) == pytest.approx(float(expected), rel=0.35)
+
+
+def test_excess_is_that_of_gaussian_keys() -> None:
+    generator = torch.Generator().manual_seed(0)
+    d, n = 40, 200
+    mix = torch.randn(d, d, generator=generator, dtype=torch.float64)
+    keys = torch.randn(n, d, generator=generator, dtype=torch.float64) @ mix
+    more = torch.randn(4000, d, generator=generator, dtype=torch.float64) @ mix
+    C = keys.T @ keys / n
+    assert excess(C, keys) == pytest.approx(1.0)
+    assert excess(C, more) == pytest.approx(n / (n - d - 1), rel=0.1)
+    assert excess(torch.zeros(d, d, dtype=torch.float64), more) == float("inf")
+
+
+def test_reading_stops_at_the_bound_and_a_tighter_bound_reads_more() -> None:
+    model = tiny_model("llama")
+    tokens = []
+    for bound in (3.0, 1.02):
+        (moment,) = StatisticsStore().second_moments(model, [1], TextSource(bound=bound))
+        tokens.append(moment.tokens)
+    assert tokens[0] < tokens[1]
+    (all_of_it,) = StatisticsStore().second_moments(model, [1], TextSource(bound=None, samples=40))
+    assert all_of_it.tokens == 40 * 64
+
+
+def test_an_interrupted_count_of_own_text_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from errata.editors import statistics
+
+    monkeypatch.setattr(statistics, "_SAVE_EVERY", 1)
+    model, source = tiny_model("gpt2"), TextSource(bound=None, samples=100)
+    whole = StatisticsStore().second_moments(model, [0], source)
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        StatisticsStore(tmp_path, stop).second_moments(model, [0], source)
+    (resumed,) = StatisticsStore(tmp_path).second_moments(model, [0], source)
+    assert torch.equal(resumed.matrix, whole[0].matrix)
+    assert resumed.tokens == whole[0].tokens == 100 * 64
+
+
+def test_the_default_needs_no_file_and_no_network() -> None:
+    assert TextSource().source == "self"
+    assert "writes itself" in TextSource().check()
