@@ -24,7 +24,7 @@ def test_the_calibrated_weight_gives_the_median_key_what_was_asked_for(sizes: li
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0])
 def test_keys_that_no_weight_fits_are_named(bad: float) -> None:
-    with pytest.raises(StatisticsError, match="cannot be set for this model.*Set covariance_weight yourself"):
+    with pytest.raises(StatisticsError, match=r"cannot be set for this model.*Set covariance_weight yourself"):
         weight_for(torch.tensor([bad, bad, bad]), 0.5)
 
 
