@@ -27,6 +27,7 @@ from errata.cli import (
     sweep,
     trace,
     train,
+    tune,
 )
 from errata.cli.plain import remark
 from errata.errors import ErrataError
@@ -64,6 +65,7 @@ app.command("app")(serve.serve)
 app.command("screen")(screen.screen)
 app.command("trace")(trace.trace)
 app.command("train")(train.train)
+app.command("tune")(tune.tune)
 app.command("phases")(phases.phases)
 app.command("reproduce")(reproduce.reproduce)
 app.command("ask")(ask.ask)

@@ -17,12 +17,21 @@ from pydantic.fields import FieldInfo
 from errata.editors import methods
 from errata.editors.base import Editor
 from errata.editors.settings import EditorSettings
+from errata.editors.tuned import tuned
 from errata.errors import ConfigError, did_you_mean
 from errata.models import EditableModel
 from errata.plugins import loaded
 from errata.validation import explain
 
-__all__ = ["editor_class", "editors", "merge", "published", "published_models", "resolve_settings"]
+__all__ = [
+    "editor_class",
+    "editors",
+    "merge",
+    "origin_of_settings",
+    "published",
+    "published_models",
+    "resolve_settings",
+]
 
 
 def editors() -> dict[str, type[Editor]]:
@@ -77,8 +86,10 @@ def published_models() -> dict[str, dict[str, Any]]:
 
 
 def resolve_settings(name: str, model: EditableModel, chosen: Mapping[str, Any] | None = None) -> EditorSettings:
-    """Resolve a method's settings: its defaults < layers by depth < published for this model < the model's own
-    `editing.json` < the user's choice. A section given in part keeps the rest of what lies below it.
+    """Resolve a method's settings, each place over those before it; a section given in part keeps the rest.
+
+    The places: the method's defaults, layers by depth and what else suits an unpublished model, settings published for
+    this model, its own `editing.json`, what `errata tune` has found, and the user's choice.
 
     Args:
         name: the method.
@@ -91,8 +102,9 @@ def resolve_settings(name: str, model: EditableModel, chosen: Mapping[str, Any] 
     cls = editor_class(name)
     layers = [
         _defaults(cls.Settings),
+        {} if any(name in records for records in (published(model), model.settings)) else cls.Settings.unpublished,
         _by_depth(model, cls.Settings),
-        *(_entry(name, cls.Settings, s) for s in (published(model), model.settings)),
+        *(_entry(name, cls.Settings, s) for s in (published(model), model.settings, tuned(model))),
     ]
     fields = cls.Settings.model_fields
     # null stands for "not given" where it is no value of the setting.
@@ -110,6 +122,20 @@ def resolve_settings(name: str, model: EditableModel, chosen: Mapping[str, Any] 
     ]:
         model.block_path(layer)
     return resolved
+
+
+def origin_of_settings(name: str, model: EditableModel) -> str:
+    """Say where a method's settings for a model come from, where the user chooses none."""
+    places = (
+        (tuned(model), "what errata tune found for this model"),
+        (model.settings, "editing.json of the model's directory"),
+        (published(model), "settings published for this model, or found and shipped for it"),
+    )
+    own = (
+        f"the method's defaults, layers by depth and strength calibrated on this model; errata tune -m {name} may find "
+        f"better"
+    )
+    return next((why for records, why in places if name in records), own)
 
 
 def _kinds(field: FieldInfo) -> tuple[Any, ...]:
@@ -136,14 +162,12 @@ def _defaults(settings: type[EditorSettings]) -> dict[str, Any]:
 def _by_depth(model: EditableModel, settings: type[EditorSettings]) -> dict[str, Any]:
     """Return layers at the relative depth of the published ones, for a model nobody has published settings for.
 
-    ROME edits layer 17 of GPT2-XL's 48 and MEMIT 13 to 17: the layer at 0.36 of the depth, and the four before it. The
-    weight of C is calibrated on the model, since a published one fits the width of the model it was published for.
+    ROME edits layer 17 of GPT2-XL's 48 and MEMIT 13 to 17: the layer at 0.36 of the depth, and the four before it.
     """
     top = round(settings.typical_depth * (model.n_layers - 1))
     several = tuple(range(max(0, top + 1 - settings.typical_layers), top + 1))
-    by_depth: dict[str, Any] = {
+    return {
         key: value
         for key, value in {"layer": top, "layers": several}.items()
         if key in settings.model_fields and settings.model_fields[key].is_required()
     }
-    return by_depth | ({"covariance_weight": "auto"} if "covariance_weight" in settings.model_fields else {})

@@ -1,6 +1,7 @@
 """The base of all settings: frozen, with unknown keys refused."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,3 +18,6 @@ class EditorSettings(BaseModel):
     ROME and MEMIT for GPT2-XL, 0 being the first block and 1 the last."""
     typical_layers: ClassVar[int] = 5
     """How many `layers` the published settings have; as many as MEMIT's for GPT2-XL."""
+    unpublished: ClassVar[Mapping[str, Any]] = {}
+    """What is laid over the defaults for a model that has no published settings of the method: defaults are those
+    published for one model, and some of them fit no other."""

@@ -1,5 +1,6 @@
 """AlphaEdit: change weights only where the covariance of keys is almost zero."""
 
+from collections.abc import Mapping
 from random import Random
 from typing import Any, ClassVar, Literal
 
@@ -13,6 +14,7 @@ from errata.editors.methods.memit import LayerProblem, SpreadSettings
 from errata.editors.methods.memit_history import MEMITHistory
 from errata.editors.solve import null_space
 from errata.editors.statistics import SecondMoment, StatisticsStore
+from errata.editors.strength import Weight, calibration_keys, weight_for
 from errata.editors.update import Change, LowRank
 from errata.models import EditableModel
 
@@ -22,13 +24,24 @@ __all__ = ["AlphaEdit", "AlphaEditSettings"]
 class AlphaEditSettings(SpreadSettings):
     """Settings of AlphaEdit. Defaults are those of jianghoucheng/AlphaEdit unless said otherwise."""
 
+    unpublished: ClassVar[Mapping[str, Any]] = {
+        **SpreadSettings.unpublished,
+        "threshold": 0.8,
+        "threshold_unit": "share",
+        "identity_weight": "auto",
+    }
+
     threshold: float = Field(default=2e-2, gt=0)
     """Directions in which C is smaller than this are free to change (`nullspace_threshold`). The paper says 1e-2."""
-    threshold_unit: Literal["absolute", "mean"] = "absolute"
-    """Whether the threshold is absolute, as published, or a fraction of C's mean eigenvalue, which does not depend on
-    the length of a model's keys."""
-    identity_weight: float = Field(default=10.0, gt=0)
-    """λ, the weight of I (`L2`). The paper has 1."""
+    threshold_unit: Literal["absolute", "mean", "share"] = "absolute"
+    """Whether the threshold is absolute, as published, or a fraction of C's mean eigenvalue, or the share of all
+    directions that are free, those with the smallest eigenvalues: neither of these depends on the length of a model's
+    keys."""
+    identity_weight: Weight = 10.0
+    """λ, the weight of I (`L2`). The paper has 1. "auto": the λ at which the median key of well-known subjects realises
+    the fraction `realised`."""
+    realised: float = Field(default=0.9, gt=0, lt=1)
+    """ρ, with an "auto" λ: how much of a wanted change one edit gets at one layer."""
 
 
 class AlphaEdit(MEMITHistory):
@@ -51,23 +64,34 @@ class AlphaEdit(MEMITHistory):
 
     def prepare(self, model: EditableModel, statistics: StatisticsStore, rng: Random) -> None:
         """Sample the context prefixes, and find the null space of each layer's C, once for all runs."""
-        self._store = statistics
+        self._store, self._unedited = statistics, model
         super().prepare(model, statistics, rng)
 
     def _weigh(self, path: str, moment: SecondMoment) -> None:
         """Find the null space of C, and begin with no past keys beside λI in its coordinates."""
         C, s = moment.matrix.double(), self.settings
-        scale = float(C.diagonal().mean()) if s.threshold_unit == "mean" else 1.0
-        below = s.threshold * scale
+        below = self._below(C)
         self._free[path] = U = self._store.derived(
             f"null space below {below!r}", moment.matrix, lambda: null_space(C, below, f"the covariance of {path}")
         )
         size, device = U.shape[1], U.device
+        weight = s.identity_weight
+        if weight == "auto":
+            keys = calibration_keys(self._unedited, s.layers, self._templates, s.fact_token)[path]
+            weight = weight_for((U.T @ keys).pow(2).sum(0), s.realised)
+        self._weights[path] = weight
 
         def begin() -> Float[Tensor, "free free"]:
-            return s.identity_weight * torch.eye(size, dtype=torch.float64, device=device)
+            return weight * torch.eye(size, dtype=torch.float64, device=device)
 
         self._systems[path] = self._past[path] = PastKeys(begin, f"the system of {path}")
+
+    def _below(self, C: Float[Tensor, "in in"]) -> float:
+        """Return the eigenvalue below which a direction is free."""
+        s = self.settings
+        if s.threshold_unit == "share":
+            return float(torch.linalg.eigvalsh(C).quantile(min(1.0, s.threshold)))
+        return s.threshold * (float(C.diagonal().mean()) if s.threshold_unit == "mean" else 1.0)
 
     def projectors(self) -> dict[str, Float[Tensor, "in in"]]:
         """Return P of every edited module."""

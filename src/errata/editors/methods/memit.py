@@ -33,6 +33,8 @@ _STARTS = ("The", "Therefore", "Because", "I", "You")
 class SpreadSettings(ClosedFormSettings):
     """What methods that spread edits over layers have in common. Defaults are those of kmeng01/memit for GPT2-XL."""
 
+    unpublished: ClassVar[Mapping[str, Any]] = {"value": {"clamp_norm_factor": 1.0, "steps": 30}}
+
     layers: tuple[int, ...] = Field(min_length=1)
     """The edited layers R, ascending; z* acts at the last. GPT2-XL 13 to 17, GPT-J 3 to 8 (0-indexed)."""
     value: ValueSettings = ValueSettings(clamp_norm_factor=0.75)
@@ -58,11 +60,18 @@ class SpreadSettings(ClosedFormSettings):
 class MEMITSettings(SpreadSettings, RidgeSettings):
     """Settings of MEMIT. Defaults are those of kmeng01/memit for GPT2-XL unless said otherwise."""
 
+    # The ridge goes with the few tokens from which C is known where nobody says which text to read.
+    unpublished: ClassVar[Mapping[str, Any]] = {
+        **SpreadSettings.unpublished,
+        "covariance_weight": "auto",
+        "ridge": 1e-3,
+    }
+
     covariance_weight: Weight = 20_000.0
     """λ, the weight of C against the keys of the batch (`mom2_update_weight`). "auto", the default where a model has no
     published settings: at each layer the λ at which the median key of well-known subjects realises the fraction
     `realised`."""
-    realised: float = Field(default=0.5, gt=0, lt=1)
+    realised: float = Field(default=0.9, gt=0, lt=1)
     """ρ, with an "auto" λ: how much of a wanted change one edit gets at one layer."""
 
 

@@ -1,9 +1,9 @@
 """PMET: optimise what attention and feed-forward put out together, and write only the feed-forward's part."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,8 @@ __all__ = ["PMET", "PMETSettings"]
 
 class PMETSettings(MEMITSettings):
     """Settings of PMET. Defaults are those of xpq-tech/PMET for GPT-J, the smaller of its models."""
+
+    unpublished: ClassVar[Mapping[str, Any]] = {"covariance_weight": "auto", "ridge": 1e-3}
 
     covariance_weight: Weight = 6_000.0
     """λ, the weight of C against the keys of the batch (`mom2_update_weight`). GPT-NeoX 20B 15,000."""

@@ -26,6 +26,8 @@ KeyAndOutput = tuple[Float[Tensor, " in"], Float[Tensor, " out"]]
 class ROMESettings(RidgeSettings):
     """Settings of the one-layer methods."""
 
+    unpublished: ClassVar[Mapping[str, Any]] = {"ridge": 1e-3}
+
     layer: int = Field(ge=0)
     """The edited layer l*, found by causal tracing. GPT2-XL 17, GPT-J 5 (0-indexed)."""
     use_covariance: bool = True
