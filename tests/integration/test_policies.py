@@ -323,9 +323,10 @@ def test_policies_survive_an_interruption(content, tmp_path, policy, after) -> N
 
 def test_a_run_that_could_not_begin_leaves_its_place_free(content, tmp_path) -> None:
     (tmp_path / "short.txt").write_text("Two words.\n", encoding="utf-8")
-    short = {"name": "rome", "layer": LAYER, "statistics": {"source": str(tmp_path / "short.txt"), "samples": 1}}
+    text = {"source": str(tmp_path / "short.txt"), "samples": 1}
+    short = {"name": "rome", "layer": LAYER, "ridge": 0.0, "statistics": text}
     out = tmp_path / "run"
-    with pytest.raises(ErrataError, match="positive definite"):
+    with pytest.raises(ErrataError, match="gave 8 tokens, too few to invert it"):
         run(load_recipe(content | {"method": short}), out)
     run(memit(content), out)
     assert len(journal(out)) == EDITS

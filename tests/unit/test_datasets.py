@@ -106,10 +106,10 @@ def test_jsonl_reads_what_a_fact_writes(tmp_path: Path) -> None:
     assert load_facts("jsonl", str(file)) == facts
 
 
-def test_a_jsonl_fact_without_an_id_gets_its_index(tmp_path: Path) -> None:
+def test_a_jsonl_fact_without_an_id_gets_its_number(tmp_path: Path) -> None:
     line = json.dumps({"subject": "Ada", "prompt": "{} is", "target_new": "x\u2028y"}, ensure_ascii=False)
     file = write(tmp_path / "facts.jsonl", f"{line}\n{line}\n")
-    assert [f.id for f in load_facts("jsonl", str(file))] == ["0", "1"]
+    assert [f.id for f in load_facts("jsonl", str(file))] == ["1", "2"]
 
 
 @pytest.mark.parametrize(

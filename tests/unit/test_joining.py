@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from errata.editors.gradients import pairs_of
 from errata.editors.value_prompts import FactPrompts
@@ -17,6 +18,7 @@ from errata.errors import EditDataError
 from errata.joining import joint
 from errata.probes.recall import recall_rows
 from errata.probes.scoring import score
+from errata.studies.trace import trace
 from tiny import tiny_facts, tiny_model
 
 TOWER = Fact(
@@ -71,6 +73,11 @@ def test_every_caller_reads_the_object_as_it_is_joined(family: str) -> None:
         (alone,) = score(model, [(fact.text, fact.target_new)], [fact.join])
         assert rows["efficacy.exact@base"].logp_new == pytest.approx(alone.logp, abs=1e-5)
         assert fact.sentence == fact.text + space + fact.target_new
+        true = model.encode_target(fact.target_true, fact.text, fact.join)
+        traced = trace(model, [fact], torch.Generator().manual_seed(0), samples=1, window=1).rows
+        given = torch.tensor(model.encode([fact.text]))
+        shares = model.model(given).logits[0, -1].softmax(-1)
+        assert traced["clean"][0] == pytest.approx(float(shares[true[0]]), rel=1e-4)
     spaced, close = score(model, [(TOWER.text, "大阪")] * 2, [" ", "auto"])
     assert spaced.logp != close.logp
     # An object alone, and one in a script with spaces, is read as ever.

@@ -344,7 +344,7 @@ def test_a_table_gives_the_facts_that_lines_give(tmp_path: Path) -> None:
 def test_a_target_is_the_new_object_unless_both_are_there(tmp_path: Path, name: str, one: str, both: str) -> None:
     file = tmp_path / name
     file.write_text(one, encoding="utf-8")
-    assert load_facts("jsonl", str(file)) == [Fact("Ada", "{} is", "x")]
+    assert load_facts("jsonl", str(file)) == [Fact("Ada", "{} is", "x", id="1")]
     file.write_text(both, encoding="utf-8")
     with pytest.raises(EditDataError, match=r"unknown field\(s\) 'target'"):
         load_facts("jsonl", str(file))

@@ -139,7 +139,7 @@ def test_what_is_remembered_of_the_whole_update_is_not_damped() -> None:
 @pytest.mark.parametrize(("name", "tries"), [("memit-history", 3), ("lyaplock", 1)])
 def test_lyaplock_restores_the_values_of_its_whole_update_so_it_is_not_damped(name, tries) -> None:
     model = tiny_model("gpt2")
-    settings = {"layers": [LAYER], "value": {"steps": 1}, "contexts": {"lengths": []}, "covariance_weight": 3.0}
+    settings = {"layers": [LAYER], "value": {"steps": 2}, "contexts": {"lengths": []}, "covariance_weight": 3.0}
     editor = registry.editor_class(name)(registry.resolve_settings(name, model, settings))
     editor.prepare(model, Given(), Random(0))
     trajectory = watched(lambda moved: float(moved > 0), editor, damp=(0.7, 0.5))

@@ -139,7 +139,8 @@ def known(model: EditableModel, facts: Sequence[Fact]) -> list[Fact]:
     """
     asked = [fact for fact in facts if fact.target_true and fact.paraphrase_prompts and fact.neighborhood_prompts]
     prompts = [(fact, prompt) for fact in asked for prompt in (fact.text, *fact.neighborhood_prompts)]
-    scores = score(model, [(p, o) for fact, p in prompts for o in (fact.target_true, fact.target_new)])
+    pairs = [(p, o) for fact, p in prompts for o in (fact.target_true, fact.target_new)]
+    scores = score(model, pairs, [fact.join for fact, _ in prompts for _ in range(2)])
     preferred = {
         (fact.id, prompt): true.logp > new.logp
         for (fact, prompt), true, new in zip(prompts, scores[::2], scores[1::2], strict=True)
@@ -198,7 +199,8 @@ class _Bench:
 
     def _figures(self, fact: Fact) -> dict[str, list[float]]:
         prompts = (fact.text, *fact.paraphrase_prompts, *fact.neighborhood_prompts)
-        scores = score(self._model, [(p, o) for p in prompts for o in (fact.target_new, fact.target_true)])
+        pairs = [(p, o) for p in prompts for o in (fact.target_new, fact.target_true)]
+        scores = score(self._model, pairs, [fact.join] * len(pairs))
         new, true = scores[::2], scores[1::2]
         near = 1 + len(fact.paraphrase_prompts)
         changed = [float(n.logp > t.logp) for n, t in zip(new, true, strict=True)]
