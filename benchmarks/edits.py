@@ -52,7 +52,10 @@ class Bench:
     def __init__(self, subject: Subject, method: str, folder: Path, **chosen: Any) -> None:
         self.model = random_model(subject.size, subject.dtype)
         text = text_file(folder, subject.size, _STATISTICS_TOKENS)
-        settings: dict[str, Any] = {"statistics": {"source": str(text)}, **chosen}
+        # The published strength, not one that is calibrated on the model: the plain implementation knows numbers alone.
+        own = editor_class(method).Settings.model_fields
+        fixed = {k: own[k].default for k in ("covariance_weight", "identity_weight", "threshold") if k in own}
+        settings: dict[str, Any] = {"statistics": {"source": str(text)}, **fixed, **chosen}
         if method == "alphaedit":
             # A random model's keys are short: the published threshold is for keys of length 1 and more.
             settings["threshold_unit"] = "mean"

@@ -21,7 +21,9 @@ from errata.trajectory import DiskJournal, Trajectory
 __all__ = ["keys_in_memory", "whole_edits"]
 
 _QUICK: dict[str, Any] = {"contexts": {"lengths": ((2, 2),)}, "value": {"steps": 2}}
-_OF_METHOD: dict[str, dict[str, Any]] = {"alphaedit": {"threshold_unit": "mean"}}
+_OF_METHOD: dict[str, dict[str, Any]] = {
+    "alphaedit": {"threshold": 0.02, "threshold_unit": "mean", "identity_weight": 10.0}
+}
 _WITH_C: dict[str, Any] = {"ridge": 1e-3, "covariance_weight": 100.0}
 
 

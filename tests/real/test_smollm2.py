@@ -14,7 +14,6 @@ from errata.export import export
 from errata.studies.edited import open_edited
 from errata.studies.recipe import load_recipe
 from errata.studies.run import run
-from tiny import tiny_text_file
 
 # peft 0.21 still asks transformers 5 by an old name.
 pytestmark = [
@@ -22,31 +21,19 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
 FACT = {"subject": "The Eiffel Tower", "prompt": "{} is located in the city of", "target_new": "Rome"}
-LAYERS = [4, 5]
-VALUE = {"steps": 12, "lr": 0.5}
-
-
-def settings(folder: Path) -> dict[str, object]:
-    """Return settings that make an edit of a real model a matter of seconds."""
-    return {
-        "layers": LAYERS,
-        "ridge": 0.01,  # the text has fewer tokens than C has rows
-        "covariance_weight": 100.0,
-        "value": VALUE,
-        "contexts": {"lengths": [[4, 1]]},
-        "statistics": {"source": str(tiny_text_file(folder))},
-    }
+OWN_TEXT = {"statistics": {"samples": 96, "bound": None}}
+"""Text that the model writes itself, as by default, a fixed amount of it."""
 
 
 def test_a_fact_is_edited_and_taken_back_bit_for_bit(smollm2: Path, tmp_path: Path) -> None:
     model = errata.load("smollm2-135m")
     before = {name: weight.clone() for name, weight in model.model.state_dict().items()}
-    result = errata.edit(model, FACT, guard=False, **settings(tmp_path))
+    result = errata.edit(model, FACT, guard=False, **OWN_TEXT)
     assert result.entries[0].status == "applied", result
     assert "Paris" in result.before[0]
     assert result.after[0].split()[0].strip(".,") == "Rome"
     changed = {name for name, weight in model.model.state_dict().items() if not torch.equal(weight, before[name])}
-    assert changed == {f"{model.mlp_out(layer)}.weight" for layer in LAYERS}
+    assert changed == {f"{model.mlp_out(layer)}.weight" for layer in range(6, 11)}
     result.undo()
     assert all(torch.equal(weight, before[name]) for name, weight in model.model.state_dict().items())
 
@@ -55,7 +42,7 @@ def test_exports_are_the_edited_model_in_transformers_and_peft(smollm2: Path, tm
     (tmp_path / "facts.jsonl").write_text(json.dumps(FACT) + "\n")
     content = {
         "model": {"name": "smollm2-135m"},
-        "method": {"name": "memit", **settings(tmp_path)},
+        "method": {"name": "memit", **OWN_TEXT},
         "edits": {"dataset": "jsonl", "path": str(tmp_path / "facts.jsonl")},
         "probes": [],
         "guard": {"enabled": False},

@@ -201,7 +201,7 @@ def test_a_trajectory_that_cannot_be_rebuilt_takes_its_hooks_off_again() -> None
 
     editor, journal = Attached(), Journal()
     journal.entries.append(Entry(1, 1, "a", "Ada", "applied"))  # its update is lost
-    with pytest.raises(KeyError):
+    with pytest.raises(RunError, match="missing or damaged"):
         Trajectory(tiny_model("gpt2"), editor, journal=journal)
     assert not editor.on
     journal.entries.clear()

@@ -18,7 +18,13 @@ from tiny import tiny_model
 families = pytest.mark.parametrize("family", ["gpt2", "llama"])
 BATCHES = (FACTS[:3], FACTS[3:5], FACTS[5:6])
 LAYERS = (0, 1)
-SETTINGS = {"layers": LAYERS, "value": VALUE, "contexts": {"lengths": ((4, 3),)}, "covariance_weight": 3.0}
+SETTINGS = {
+    "layers": LAYERS,
+    "value": VALUE,
+    "contexts": {"lengths": ((4, 3),)},
+    "covariance_weight": 3.0,
+    "ridge": 0.0,
+}
 OWN = {
     "encore": {"norm_weight": 2.0},
     "lyaplock": {"allowance": 0.5},
@@ -91,8 +97,7 @@ def test_encore_penalises_the_norm_of_the_change_beside_past_keys(family: str) -
 
 
 def test_encore_stops_its_values_as_its_code_does() -> None:
-    model = tiny_model("gpt2")
-    s = prepared("encore", model).settings.value
+    s = editor_class("encore").Settings(layers=(1,)).value
     assert (s.stop, s.steps_after, s.stop_contexts, s.clamp_norm_factor) == ("most-probable", 3, "prefixed", 0.75)
 
 

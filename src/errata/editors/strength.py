@@ -19,6 +19,14 @@ from errata.models import EditableModel
 
 __all__ = ["Weight", "calibration_facts", "calibration_keys", "key_sizes", "realised_fraction", "weight_for"]
 
+_PREFIXES = (
+    "The weather was cold, and the streets were empty. {}",
+    "Therefore, we decided to look at the numbers again. {}",
+    "Because of this, the meeting was moved to Monday. {}",
+    "I have never seen so many people in one room. {}",
+    "You can find more about it in the next chapter. {}",
+)
+
 Weight = Annotated[float, Field(gt=0)] | Literal["auto"]
 """λ, or "auto": the λ at which an edit realises the fraction that the setting `realised` names."""
 
@@ -73,17 +81,18 @@ def key_sizes(moment: SecondMoment, ridge: float, keys: Float[Tensor, "in key"],
 
 
 def calibration_keys(
-    model: EditableModel, layers: Sequence[int], templates: Sequence[str], token: FactToken
+    model: EditableModel, layers: Sequence[int], token: FactToken
 ) -> dict[str, Float[Tensor, "in key"]]:
     """Return the keys of some well-known subjects at every layer, as an edit of facts about them would meet them.
+
+    The prefixes are fixed: with sampled ones the strength would depend on what was drawn.
 
     Args:
         model: the unedited model.
         layers: the edited layers, ascending.
-        templates: the context templates beside the bare prompt.
         token: where a fact is looked up.
     """
-    return Ascent(model, calibration_facts(), layers, templates, token).all_keys()
+    return Ascent(model, calibration_facts(), layers, _PREFIXES, token).all_keys()
 
 
 def calibration_facts() -> list[Fact]:

@@ -77,7 +77,7 @@ class AlphaEdit(MEMITHistory):
         size, device = U.shape[1], U.device
         weight = s.identity_weight
         if weight == "auto":
-            keys = calibration_keys(self._unedited, s.layers, self._templates, s.fact_token)[path]
+            keys = calibration_keys(self._unedited, s.layers, s.fact_token)[path]
             weight = weight_for((U.T @ keys).pow(2).sum(0), s.realised)
         self._weights[path] = weight
 

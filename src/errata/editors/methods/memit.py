@@ -131,7 +131,7 @@ class MEMIT(ClosedForm):
             return {}
         if s.covariance_weight != "auto":
             return dict.fromkeys(moments, s.covariance_weight)
-        keys = calibration_keys(model, s.layers, self._templates, s.fact_token)
+        keys = calibration_keys(model, s.layers, s.fact_token)
         sizes = {p: key_sizes(moment, s.ridge, keys[p], f"the covariance of {p}") for p, moment in moments.items()}
         return {path: weight_for(size, s.realised) for path, size in sizes.items()}
 
