@@ -18,6 +18,7 @@ from errata.editors.update import Change, Dense, Update
 from errata.edits import Fact
 from errata.errors import ConfigError, NumericalError
 from errata.models import EditableModel
+from errata.models.lower import repeated_above
 
 __all__ = ["FineTuningSettings", "SeededFineTuning", "descend", "fine_tune", "target_loss"]
 
@@ -181,14 +182,15 @@ def fine_tune(
         for path, weight in weights.items():
             weight.clamp_(min=centre[path] - bound, max=centre[path] + bound)
 
-    diagnostics = descend(
-        list(weights.values()),
-        loss_of,
-        batch,
-        settings,
-        project=project if bound < math.inf else lambda: None,
-        rng=rng,
-    )
+    with repeated_above(model, min(map(model.layer_of, paths))):
+        diagnostics = descend(
+            list(weights.values()),
+            loss_of,
+            batch,
+            settings,
+            project=project if bound < math.inf else lambda: None,
+            rng=rng,
+        )
     changes: dict[str, Change] = {
         path: Dense(model.oriented(weight.detach() - before[path])) for path, weight in weights.items()
     }

@@ -23,6 +23,7 @@ from errata.editors.update import Update
 from errata.edits import Fact
 from errata.models import EditableModel
 from errata.models.hooks import add_to_outputs
+from errata.models.lower import repeated_above
 from errata.models.prompts import NO_PROMPT, PromptSpans, answer_at
 
 __all__ = ["WISE", "WISESettings"]
@@ -159,17 +160,18 @@ class WISE(Editor):
             seen["size"] = activation(moved, output, spans, self._nonlinearity)
             return output + moved.to(output)
 
-        for _ in range(s.steps):
-            with add_to_outputs(model.model, {self._path: add}):
-                log_probs, rows = target_log_probs(model, pairs)
-            nll = -mean_by_edit(log_probs, rows)[:count].mean()
-            inside, outside = seen["size"][:count], seen["size"][count:]
-            loss = nll + margins(inside, outside, s.alpha, s.beta, s.gamma)
-            if loss <= s.loss_stop:
-                break
-            (gradient,) = torch.autograd.grad(loss, side)
-            with torch.no_grad():
-                side.sub_(s.lr * gradient * mask).clamp_(-s.norm_constraint, s.norm_constraint)
+        with repeated_above(model, s.layer):
+            for _ in range(s.steps):
+                with add_to_outputs(model.model, {self._path: add}):
+                    log_probs, rows = target_log_probs(model, pairs)
+                nll = -mean_by_edit(log_probs, rows)[:count].mean()
+                inside, outside = seen["size"][:count], seen["size"][count:]
+                loss = nll + margins(inside, outside, s.alpha, s.beta, s.gamma)
+                if loss <= s.loss_stop:
+                    break
+                (gradient,) = torch.autograd.grad(loss, side)
+                with torch.no_grad():
+                    side.sub_(s.lr * gradient * mask).clamp_(-s.norm_constraint, s.norm_constraint)
         size = inside.detach().mean()
         return memory.record(side.detach() - before, size), (loss.item(), nll.item(), float(size))
 
