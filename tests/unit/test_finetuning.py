@@ -257,3 +257,39 @@ def test_fine_tuning_keeps_within_its_bound_of_a_given_origin() -> None:
     moved = update.changes[path].matrix
     assert float(moved.min()) >= 0.015 - 1e-12
     assert float(moved.max()) <= 0.025 + 1e-12
+
+
+def test_an_automatic_step_and_bound_are_shares_of_the_weight_s_size() -> None:
+    model = tiny_model("llama", torch.float64)
+    path = model.mlp_out(1)
+    size = float(model.weight(path).pow(2).mean().sqrt())
+    (one,) = prepared("ft-m", model, layer=1, steps=1, lr="auto").propose(model, FACTS[:1]).changes.values()
+    assert float(one.matrix.abs().max()) == pytest.approx(0.02 * size, rel=1e-3)
+    many = prepared("ft-c", model, layer=1, steps=9, lr="auto", epsilon="auto", loss_stop=0.0)
+    (bound,) = many.propose(model, FACTS[:1]).changes.values()
+    assert float(bound.matrix.abs().max()) == pytest.approx(0.02 * size, rel=1e-6)
+    assert resolve_settings("ft-c", model).epsilon == "auto"
+
+
+def test_steps_begin_at_the_block_that_is_trained() -> None:
+    model = tiny_model("llama", torch.float64)
+    editor = prepared("ft-m", model, layer=2, steps=6, lr=0.01, loss_stop=0.0)
+    expected = prepared("ft-m", model, layer=2, steps=1, lr=0.01, loss_stop=0.0).propose(model, FACTS[:2])
+    ran = []
+    with model.module(model.mlp_out(1)).register_forward_hook(lambda *_: ran.append(1)):
+        update = editor.propose(model, FACTS[:2])
+    assert len(ran) == 2  # once for each fact
+    assert model.begun is None
+    whole = torch.stack([target_loss(model, [fact]) for fact in FACTS[:2]]).mean()
+    assert expected.diagnostics["loss"] == pytest.approx(float(whole), rel=1e-9)
+    with overlay(model, update.changes):
+        assert float(target_loss(model, FACTS[:2])) < float(whole) - 0.5
+
+
+def test_lora_stops_once_the_fact_is_made_where_nothing_is_published() -> None:
+    model = tiny_model("gpt2")
+    settings = resolve_settings("lora", model)
+    assert (settings.lr, settings.loss_stop) == (2e-4, 0.05)
+    update = prepared("lora", model, lr=0.02).propose(model, FACTS[:1])
+    assert update.diagnostics["steps"] < settings.steps
+    assert update.diagnostics["loss"] < 0.05

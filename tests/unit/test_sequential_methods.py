@@ -262,12 +262,19 @@ def test_nse_leaves_out_facts_that_are_near_enough_or_too_far() -> None:
     path = model.block_path(LAYERS[-1])
     far = missing(model, path, values_of(model, editor, FACTS[:3]), FACTS[:3]).norm(dim=0).sort().values.tolist()
     middle = (far[0] + far[1]) / 2
+    absolute = {"distance_unit": "absolute"}
     left_out = {
-        "near": prepared("nse", model, passes=1, near=middle).propose(model, FACTS[:3]),
-        "far": prepared("nse", model, passes=1, far=middle).propose(model, FACTS[:3]),
+        "near": prepared("nse", model, passes=1, near=middle, **absolute).propose(model, FACTS[:3]),
+        "far": prepared("nse", model, passes=1, far=middle, **absolute).propose(model, FACTS[:3]),
     }
     assert {name: next(iter(u.changes.values())).left.shape[1] for name, u in left_out.items()} == {"near": 2, "far": 1}
     assert [u.diagnostics["too_far"] for u in left_out.values()] == [0, 2]
+    z = values_of(model, editor, FACTS[:3])
+    gaps = missing(model, path, z, FACTS[:3]).norm(dim=0)
+    lengths = torch.stack([inside(model, path, f, "{}")[1] for f in FACTS[:3]]).norm(dim=1)
+    ratios = (gaps / lengths).sort().values.tolist()
+    by_length = prepared("nse", model, passes=1, distance_unit="state", near=0.0, far=(ratios[0] + ratios[1]) / 2)
+    assert by_length.propose(model, FACTS[:3]).diagnostics["too_far"] == 2
     (entry,) = Trajectory(model, prepared("nse", model, near=1e8)).advance(FACTS[:1])
     assert entry.status == "failed"
     assert "set `near` and `far`" in entry.verdict

@@ -188,3 +188,15 @@ def test_by_default_it_edits_late_layers() -> None:
     model = tiny_model("gpt2")
     editor = prepared(model, modules=())
     assert set(editor.propose(model, FACTS[:2]).changes) == {model.mlp_out(2), model.mlp_out(3)}
+
+
+def test_an_automatic_step_moves_an_output_by_a_share_of_its_size() -> None:
+    model = tiny_model("gpt2", torch.float64)
+    path = model.mlp_out(3)
+    absolute = prepared(model, modules=(path,), lr=1.0)
+    automatic = prepared(model, modules=(path,), lr="auto")
+    one, own = (editor.propose(model, FACTS[:2]).changes[path] for editor in (absolute, automatic))
+    H, _ = features(model, path, FACTS[:2], "all")
+    size = float((H @ model.weight(path).T).pow(2).mean(1).sqrt().median())
+    torch.testing.assert_close(own.matrix, one.matrix * 0.3 * size / H.shape[1])
+    assert resolve_settings("ultraedit", model).lr == "auto"

@@ -207,3 +207,15 @@ def test_side_memories_come_back_from_disk_and_from_a_state(merge: str, text: Pa
     reopened.undo(id="1")
     names = [k for k in reopened.editor.state_dict() if k.startswith("change|merged")]
     assert len(names) == (1 if merge == "merge" else 2)
+
+
+def test_margins_can_be_multiples_of_what_the_layer_puts_out(text: Path) -> None:
+    diagnostics = {}
+    for scale in (1.0, 10.0):
+        model = tiny_model("llama", torch.float64)
+        model.weight(model.mlp_out(2)).mul_(scale)
+        trajectory = begun(model, text, unit="output", lr=1.0, alpha=0.5, beta=2.0, gamma=1.0, norm_constraint=float("inf"), steps=70)
+        (entry,) = trajectory.advance(FACTS[:1])
+        diagnostics[scale] = entry.diagnostics["activation"] / trajectory.editor._unit
+        assert trajectory.editor.state_dict()["edits"] == 1
+    assert all(1.9 < found < 4 for found in diagnostics.values()), diagnostics

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -18,15 +18,27 @@ from errata.editors.update import Change, Dense, Update
 from errata.edits import Fact
 from errata.errors import ConfigError, NumericalError
 from errata.models import EditableModel
+from errata.models.lower import repeated_above
 
-__all__ = ["FineTuningSettings", "SeededFineTuning", "descend", "fine_tune", "target_loss"]
+__all__ = ["FineTuningSettings", "SeededFineTuning", "Step", "descend", "fine_tune", "target_loss"]
+
+
+Step = Annotated[float, Field(gt=0)] | Literal["auto"]
+"""A step or bound for weights, or "auto": a share of their root mean square."""
+
+_SHARE = 0.02  # of a weight's root mean square: about that of 5e-4 in Llama, for which the step is published
 
 
 class FineTuningSettings(EditorSettings):
     """How a batch is trained on. Defaults are those of kmeng01/rome and zjunlp/EasyEdit for GPT2-XL."""
 
-    lr: float = Field(default=5e-4, gt=0)
-    """Adam's step."""
+    unpublished: ClassVar[Mapping[str, Any]] = {"lr": "auto"}
+
+    lr: Step = 5e-4
+    """Adam's step. "auto", the default where a model has no published settings: 2 % of the root mean square of the
+    weight that is trained (of its projection's, for a bias). Adam moves every entry by about `lr` whatever its
+    gradient is: one number is a small step in the large weights of one model and a large one in the small ones of
+    another."""
     steps: int = Field(default=25, ge=1)
     """At most so many passes over the batch (`num_steps`)."""
     mini_batch: int = Field(default=64, ge=1)
@@ -96,6 +108,7 @@ def descend(
     batch: Sequence[Fact],
     settings: FineTuningSettings,
     *,
+    rates: Sequence[float] = (),
     project: Callable[[], None] = lambda: None,
     rng: Random | None = None,
 ) -> dict[str, float]:
@@ -106,6 +119,7 @@ def descend(
         loss_of: the loss of a mini-batch under the present parameters.
         batch: the facts.
         settings: of the training.
+        rates: Adam's step for each parameter; `lr` for all when empty.
         project: called after each step; brings the parameters back to where they may be.
         rng: shuffles the facts before each pass; in their given order when None.
 
@@ -115,7 +129,9 @@ def descend(
     Raises:
         NumericalError: when the loss is not finite.
     """
-    optimiser = torch.optim.Adam(parameters, lr=settings.lr)
+    rates = rates or [float(settings.lr)] * len(parameters)
+    groups = [{"params": [parameter], "lr": rate} for parameter, rate in zip(parameters, rates, strict=True)]
+    optimiser = torch.optim.Adam(groups)
     order = list(batch)
     mean, taken = math.nan, 0
     for _ in range(settings.steps):
@@ -150,7 +166,7 @@ def fine_tune(
     *,
     forced: bool = True,
     end_token: bool = False,
-    bound: float = math.inf,
+    bound: Step = math.inf,
     origin: Mapping[str, Tensor] | None = None,
     rng: Random | None = None,
 ) -> Update:
@@ -163,7 +179,7 @@ def fine_tune(
         settings: of the training.
         forced: see `target_loss`.
         end_token: see `target_loss`.
-        bound: ε: every weight is kept within ±ε of its origin.
+        bound: ε: every weight is kept within ±ε of its origin. "auto": as far as one step of an "auto" `lr`.
         origin: stored weights, by path, from which ε is measured; the present ones when None.
         rng: shuffles the facts before each pass.
     """
@@ -172,6 +188,8 @@ def fine_tune(
     before = {path: t.to(torch.promote_types(t.dtype, torch.float32)) for path, t in stored.items()}
     weights = {path: t.clone().requires_grad_(True) for path, t in before.items()}
     centre = before if origin is None else {path: origin[path].to(before[path]) for path in paths}
+    steps = {path: _SHARE * _size(model, path) for path in paths}
+    rates = [steps[path] if settings.lr == "auto" else settings.lr for path in paths]
 
     def loss_of(facts: Sequence[Fact]) -> Tensor:
         cast = {model.parameter_name(path): w.to(stored[path].dtype) for path, w in weights.items()}
@@ -179,17 +197,25 @@ def fine_tune(
 
     def project() -> None:
         for path, weight in weights.items():
-            weight.clamp_(min=centre[path] - bound, max=centre[path] + bound)
+            epsilon = steps[path] if bound == "auto" else bound
+            weight.clamp_(min=centre[path] - epsilon, max=centre[path] + epsilon)
 
-    diagnostics = descend(
-        list(weights.values()),
-        loss_of,
-        batch,
-        settings,
-        project=project if bound < math.inf else lambda: None,
-        rng=rng,
-    )
+    with repeated_above(model, min(map(model.layer_of, paths))):
+        diagnostics = descend(
+            list(weights.values()),
+            loss_of,
+            batch,
+            settings,
+            rates=rates,
+            project=project if bound != math.inf else lambda: None,
+            rng=rng,
+        )
     changes: dict[str, Change] = {
         path: Dense(model.oriented(weight.detach() - before[path])) for path, weight in weights.items()
     }
     return Update(changes, diagnostics)
+
+
+def _size(model: EditableModel, path: str) -> float:
+    """Return the root mean square of a projection's weight."""
+    return float(model.weight(path.removesuffix(".bias")).double().pow(2).mean().sqrt())

@@ -1,6 +1,7 @@
 """Gradients token by token: what a projection received, and the loss's gradient at what it returned."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -61,11 +62,13 @@ def target_log_probs(
         weights: stored weights, by parameter name, that stand in for the model's own.
         forced: let the target's earlier tokens stand before each; otherwise the prompt alone does.
     """
-    tokens = model.pad([prompt + target[:-1] if forced else prompt for prompt, target in pairs])
+    inputs = [prompt + target[:-1] if forced else prompt for prompt, target in pairs]
+    tokens = model.pad(inputs)
     call = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask, "use_cache": False}
     places = [(r, len(p) - 1 + i * forced, t) for r, (p, target) in enumerate(pairs) for i, t in enumerate(target)]
     rows, _, ids = torch.tensor(places, device=model.device).T
-    with head_at(model, [(row, position) for row, position, _ in places]):
+    begun = model.begun(inputs) if model.begun else nullcontext()
+    with begun, head_at(model, [(row, position) for row, position, _ in places]):
         picked = functional_call(model.model, dict(weights or {}), (), call).logits[0]
     log_probs = picked.to(torch.promote_types(picked.dtype, torch.float32)).log_softmax(-1)
     return log_probs.gather(1, ids[:, None])[:, 0], rows

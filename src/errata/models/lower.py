@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from errata.models.editable import EditableModel
 from errata.models.hooks import capture, with_hidden
 
-__all__ = ["LowerStates"]
+__all__ = ["LowerStates", "repeated_above"]
+
+_REPEATED = 2**28  # bytes of hidden states: a batch's rows, at all steps of its training
 
 
 class LowerStates:
@@ -96,6 +98,7 @@ class LowerStates:
                 self._keep(key, found[key])
         return [found[key] for key in keys]
 
+    @torch.no_grad()
     def _read(self, rows: Sequence[Sequence[int]]) -> Float[Tensor, "row pos d"]:
         tokens = self._model.pad(rows)
         path = self._model.block_path(self.layer - 1)
@@ -131,6 +134,24 @@ class LowerStates:
                 self.on_disk += states.nbytes
             else:
                 self._full = True  # the disk is; what has been written is given back when all is forgotten
+
+
+@contextmanager
+def repeated_above(model: EditableModel, layer: int) -> Iterator[None]:
+    """Let repeated passes over the same token rows begin at a block, inside the `with` block.
+
+    For training that changes nothing below: there every step would compute the same again.
+
+    Args:
+        model: the model.
+        layer: the lowest block in which anything is trained.
+    """
+    states = LowerStates(model, _REPEATED, disk=0)
+    try:
+        with states.lent(layer):
+            yield
+    finally:
+        states.close()
 
 
 @contextmanager

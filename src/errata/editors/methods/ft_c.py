@@ -1,14 +1,14 @@
 """FT-C: fine-tune one projection, each weight kept within ±ε of where it was (also known as FT-L)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from errata.editors.base import Editor
-from errata.editors.finetuning import FineTuningSettings, fine_tune
+from errata.editors.finetuning import FineTuningSettings, Step, fine_tune
 from errata.editors.statistics import StatisticsStore
 from errata.editors.update import Update
 from errata.edits import Fact
@@ -20,10 +20,13 @@ __all__ = ["FTC", "FTCSettings"]
 class FTCSettings(FineTuningSettings):
     """Settings of FT-C. Defaults are those of kmeng01/rome for GPT2-XL unless said otherwise."""
 
+    unpublished: ClassVar[Mapping[str, Any]] = {**FineTuningSettings.unpublished, "epsilon": "auto"}
+
     layer: int = Field(ge=0)
     """The fine-tuned layer. The first paper names ROME's layer; its files hold 0."""
-    epsilon: float = Field(default=5e-4, gt=0)
-    """ε, how far a weight may move (`norm_constraint`). GPT2-XL 5e-4, GPT-J 5e-5."""
+    epsilon: Step = 5e-4
+    """ε, how far a weight may move (`norm_constraint`). GPT2-XL 5e-4, GPT-J 5e-5. "auto", the default where a
+    model has no published settings: as far as one step of an "auto" `lr`, as GPT2-XL's is one of its steps."""
     bound: Literal["edit", "unedited"] = "edit"
     """From where ε is measured: from the weights before this edit, as the published code does, so that a sequence of
     edits wanders on; or from the unedited model's W₀, as the paper has it."""

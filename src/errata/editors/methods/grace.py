@@ -19,6 +19,7 @@ from errata.editors.update import Update
 from errata.edits import Fact
 from errata.models import EditableModel
 from errata.models.hooks import add_to_outputs, capture
+from errata.models.lower import repeated_above
 from errata.models.prompts import NO_PROMPT, PromptSpans, answer_at
 
 __all__ = ["GRACE", "GRACESettings"]
@@ -143,15 +144,16 @@ class GRACE(Editor):
             return self._replaced(output, ends, answers, value[None] if int(chosen) == entry else book.values[chosen])
 
         loss = float("nan")
-        for _ in range(s.steps):
-            with add_to_outputs(model.model, {self._path: answer}):
-                nll = -target_log_probs(model, pairs)[0].mean()
-            loss = nll.item()
-            # Where published conflicts leave the entry without an answer, there is nothing to train.
-            if loss < s.loss_stop or not nll.requires_grad:
-                break
-            value.grad = torch.autograd.grad(nll, value)[0]
-            optimiser.step()
+        with repeated_above(model, s.layer):
+            for _ in range(s.steps):
+                with add_to_outputs(model.model, {self._path: answer}):
+                    nll = -target_log_probs(model, pairs)[0].mean()
+                loss = nll.item()
+                # Where published conflicts leave the entry without an answer, there is nothing to train.
+                if loss < s.loss_stop or not nll.requires_grad:
+                    break
+                value.grad = torch.autograd.grad(nll, value)[0]
+                optimiser.step()
         book.values[entry] = value.detach()
         return loss
 

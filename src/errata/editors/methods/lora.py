@@ -1,8 +1,8 @@
 """LoRA: fine-tune low-rank factors beside the projections and add their product to the weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -20,6 +20,8 @@ __all__ = ["LoRA", "LoRASettings"]
 class LoRASettings(FineTuningSettings):
     """Settings of LoRA. Defaults are those of zjunlp/EasyEdit for Llama-2 7B."""
 
+    unpublished: ClassVar[Mapping[str, Any]] = {"lr": 2e-4, "loss_stop": 0.05}
+
     rank: int = Field(default=8, ge=1)
     """r, the rank of every ΔW."""
     alpha: float = Field(default=32.0, gt=0)
@@ -28,11 +30,13 @@ class LoRASettings(FineTuningSettings):
     """Projections that get factors, by the end of their path ("q_proj") or of that of a module around them ("mlp");
     all of attention when empty. EasyEdit: c_attn (GPT2-XL), fc_in and fc_out (GPT-J), q_proj and v_proj (Llama)."""
     lr: float = Field(default=5e-3, gt=0)
-    """Adam's step."""
+    """Adam's step. EasyEdit's is that of AdaLoRA, whose three small factors move ΔW far less in a first step than two
+    do. A model without published settings gets LoRA's own 2e-4 (2106.09685, table 11)."""
     steps: int = Field(default=70, ge=1)
     """Passes over the batch. GPT2-XL 30, GPT-J 50, Llama 70."""
     loss_stop: float = Field(default=0.0, ge=0)
-    """Skip a step whose loss is below this, and stop once a whole pass is. EasyEdit takes every step."""
+    """Skip a step whose loss is below this, and stop once a whole pass is. EasyEdit takes every step. A model
+    without published settings stops at 0.05: steps beyond that only break what is around the fact."""
 
 
 class LoRA(SeededFineTuning):

@@ -1,6 +1,6 @@
 """NSE: change only the most active neurons, in passes, toward values that the unedited model would need."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any, ClassVar, Literal
 
@@ -26,6 +26,13 @@ __all__ = ["NSE", "NSESettings"]
 class NSESettings(MEMITSettings):
     """Settings of NSE. Defaults are those of its code for GPT2-XL unless said otherwise."""
 
+    unpublished: ClassVar[Mapping[str, Any]] = {
+        **MEMITSettings.unpublished,
+        "distance_unit": "state",
+        "near": 0.25,
+        "far": 2.0,
+    }
+
     covariance_weight: Weight = 10_000.0
     """λ, the weight of C against the keys of edits (`mom2_update_weight`). GPT-J and Llama-3 8B 15,000."""
     neuron_share: float = Field(default=1.0, gt=0, le=1)
@@ -38,6 +45,9 @@ class NSESettings(MEMITSettings):
     """α: a fact whose hidden state is this near to z* is left out of a pass (`alpha`). GPT-J 15, Llama-3 8B 2.5."""
     far: float = Field(default=150.0, gt=0)
     """A fact whose hidden state is this far from z* is left out as well (`upper_bound`). GPT-J 100, Llama-3 8B 50."""
+    distance_unit: Literal["absolute", "state"] = "absolute"
+    """In what `near` and `far` are measured: as they stand, as published, or as multiples of the length of a fact's own
+    hidden state, which differs between models by far more than the published distances do."""
     values_from: Literal["unedited", "present"] = "unedited"
     """On which weights z* is optimised: the unedited ones (weights rewinding: the paper, and its code when it fills its
     cache of values before the first edit), or the present ones (its code without that cache)."""
@@ -77,12 +87,16 @@ class NSE(MEMITHistory):
     def _update(self, model: EditableModel, batch: Sequence[Fact]) -> Update:
         """Return the sum of all passes."""
         targets = self._targets(model, batch)
+        lengths = torch.ones(len(batch), dtype=torch.float64, device=model.device)
+        if self.settings.distance_unit == "state":
+            lengths = torch.stack([target.initial for target in targets]).double().norm(dim=1)
         changes: dict[str, Change] = {}
         seen: dict[str, Tensor] = {}
         passes, too_far = 0, 0
         for _ in range(self.settings.passes):
             with overlay(model, changes):
                 distance = self._missing(model, self._ascent(model, batch).bare, targets).norm(dim=0)
+            distance = distance / lengths
             too_far = int((distance >= self.settings.far).sum())
             chosen = ((distance > self.settings.near) & (distance < self.settings.far)).nonzero()[:, 0].tolist()
             if not chosen:

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from errata.editors.base import Editor
+from errata.editors.finetuning import Step
 from errata.editors.gradients import Pair, pairs_of, token_gradients
 from errata.editors.projections import projections
 from errata.editors.settings import EditorSettings
@@ -22,15 +23,21 @@ from errata.models import EditableModel
 
 __all__ = ["Moments", "UltraEdit", "UltraEditSettings"]
 
+_SHARE = 0.3  # of an output's size, by which one token moves it with an "auto" η
+
 
 class UltraEditSettings(EditorSettings):
     """Settings of UltraEdit. Defaults are those of XiaojieGu/UltraEdit."""
 
+    unpublished: ClassVar[Mapping[str, Any]] = {"lr": "auto"}
+
     modules: tuple[str, ...] = ()
     """The edited projections, by the end of their path ("18.mlp.up_proj", "fc_out"). When empty, the feed-forward
     output projections at the depth of GPT-J's 18 to 26. Llama-3 8B: gate_proj of 11–15 and up_proj of 18–24."""
-    lr: float = Field(default=1e-6, gt=0)
-    """η, the only size there is to choose."""
+    lr: Step = 1e-6
+    """η, the only size there is to choose. "auto", the default where a model has no published settings: every token
+    that gives features moves the output by about a third of its own size, whatever the width of the model and the
+    length of its vectors. With the published η a narrow model's edits are too small to be seen."""
     mini_batch: int = Field(default=10, ge=1)
     """Facts in one backward pass. Its loss is a mean over all of their tokens: the number scales gradients a little."""
     tokens: Literal["all", "target"] = "all"
@@ -129,7 +136,8 @@ class UltraEdit(Editor):
             H, G = (torch.cat(parts) for parts in zip(*gathered[path], strict=True))
             z = lifelong[_shape(model, path)].normalise(torch.cat([H, G], 1), epsilon)
             h_hat, g_hat = z[:, : H.shape[1]], z[:, H.shape[1] :]
-            changes[path], condition = _ridge(H, -s.lr * (h_hat**2).sum(1, keepdim=True) * g_hat, path)
+            eta = _step(model.weight(path), H) if s.lr == "auto" else s.lr
+            changes[path], condition = _ridge(H, -eta * (h_hat**2).sum(1, keepdim=True) * g_hat, path)
             conditions.append(condition)
         details = {
             f"{what}|{path}": torch.cat([parts[i] for parts in gathered[path]])
@@ -194,3 +202,10 @@ def _ridge(H: Float[Tensor, "n in"], V: Float[Tensor, "n out"], path: str) -> tu
     if wide:
         return LowRank(V.T, system.solve(H)), system.condition
     return Dense(system.solve(H.T @ V).T), system.condition
+
+
+def _step(weight: Float[Tensor, "out in"], H: Float[Tensor, "n in"]) -> float:
+    """Return η so that η‖ĥ‖², ‖ĥ‖² being about the width, is a share of the size of the median token's output."""
+    # The median: the first token of a text is often answered with a far longer vector.
+    outputs = H @ weight.double().T
+    return _SHARE * float(outputs.pow(2).mean(1).sqrt().median()) / H.shape[1]

@@ -22,16 +22,27 @@ from errata.editors.text_source import TextSource
 from errata.editors.update import Update
 from errata.edits import Fact
 from errata.models import EditableModel
-from errata.models.hooks import add_to_outputs
+from errata.models.hooks import add_to_outputs, capture
+from errata.models.lower import repeated_above
 from errata.models.prompts import NO_PROMPT, PromptSpans, answer_at
 
 __all__ = ["WISE", "WISESettings"]
+
+_MEASURED = 32  # irrelevant texts from which the unit is taken
 
 
 class WISESettings(EditorSettings):
     """Settings of WISE. Defaults are EasyEdit's for Llama-2-7B unless said otherwise."""
 
     typical_depth: ClassVar[float] = 27 / 31
+    unpublished: ClassVar[Mapping[str, Any]] = {
+        "unit": "output",
+        "alpha": 0.5,
+        "beta": 2.0,
+        "gamma": 1.0,
+        "norm_constraint": math.inf,
+        "statistics": {"samples": 64, "max_tokens": 16},
+    }
 
     layer: int = Field(ge=0)
     """The layer whose output projection W has a side memory W'. Llama-2-7B 27."""
@@ -39,6 +50,10 @@ class WISESettings(EditorSettings):
     """Step of gradient descent on W' (`edit_lr`)."""
     steps: int = Field(default=70, ge=1)
     """Steps at most (`n_iter`)."""
+    unit: Literal["absolute", "output"] = "absolute"
+    """In what activations are measured: as they stand, as published, or as multiples of u, the median ‖A(x)W‖ of the
+    irrelevant texts' tokens on the unedited model; `lr` is then taken times u²/‖A(x)‖². Published margins fit a model
+    whose layers put out vectors of the same length; with these units neither width nor scale of a model matters."""
     alpha: float = Field(default=5.0, ge=0)
     """α: an irrelevant text's activation is to stay below this."""
     beta: float = Field(default=20.0, ge=0)
@@ -59,7 +74,8 @@ class WISESettings(EditorSettings):
     density: float = Field(default=0.53, gt=0, le=1)
     """The fraction of a shard's change that TIES keeps (`densities`)."""
     norm_constraint: float = Field(default=1.0, gt=0)
-    """An entry of W' stays within this of W."""
+    """An entry of W' stays within this of W. A model without published settings has no such bound: of what size its
+    entries are is not known."""
     activation: Literal["paper", "published"] = "paper"
     """‖A(x)(W' − W)‖ ("paper"), or the distance after the model's nonlinearity, as in the published code."""
     loss_stop: float = Field(default=0.02, ge=0)
@@ -67,7 +83,8 @@ class WISESettings(EditorSettings):
     contexts: ContextSettings = ContextSettings(lengths=((5, 5), (10, 5)), starts=("I", "You", "Because", "Yes", "Q: "))
     """Prefixes under which a fact is taught."""
     statistics: TextSource = TextSource(samples=1000, max_tokens=32)
-    """Text whose pieces are the irrelevant prompts x_i; the published code takes zsRE's locality prompts."""
+    """Text whose pieces are the irrelevant prompts x_i, of which every edit draws one; the published code takes zsRE's
+    locality prompts, questions of some ten tokens."""
 
 
 class WISE(Editor):
@@ -97,6 +114,20 @@ class WISE(Editor):
         self._memory = SideMemory(like, rng.getrandbits(48), *shards, fold=fold, density=s.density)
         self._templates = ["{}", *sample_contexts(model, s.contexts, rng)]
         self._texts = IrrelevantTexts(model, s.statistics, self.name)
+        self._unit, self._rate = self._measured(model) if s.unit == "output" else (1.0, s.lr)
+
+    @torch.no_grad()
+    def _measured(self, model: EditableModel) -> tuple[float, float]:
+        """Return u, and the step of W' that is as large for it on every model."""
+        # Medians: many models answer the first token of a text with a vector far longer than all others.
+        rows = self._texts.draw(_MEASURED, Random(0), besides=())
+        tokens = model.pad(rows)
+        with capture(model.model, [self._path]) as seen:
+            model.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, use_cache=False)
+        real, here = tokens.attention_mask.bool(), seen[self._path]
+        unit = float(here.output[real].double().norm(dim=-1).median())
+        received = float(here.input[real].double().pow(2).sum(-1).median())
+        return unit, self.settings.lr * unit**2 / received
 
     def attach(self, model: EditableModel) -> Callable[[], None]:
         """Route every prompt through the side memory it moves, if any."""
@@ -159,17 +190,18 @@ class WISE(Editor):
             seen["size"] = activation(moved, output, spans, self._nonlinearity)
             return output + moved.to(output)
 
-        for _ in range(s.steps):
-            with add_to_outputs(model.model, {self._path: add}):
-                log_probs, rows = target_log_probs(model, pairs)
-            nll = -mean_by_edit(log_probs, rows)[:count].mean()
-            inside, outside = seen["size"][:count], seen["size"][count:]
-            loss = nll + margins(inside, outside, s.alpha, s.beta, s.gamma)
-            if loss <= s.loss_stop:
-                break
-            (gradient,) = torch.autograd.grad(loss, side)
-            with torch.no_grad():
-                side.sub_(s.lr * gradient * mask).clamp_(-s.norm_constraint, s.norm_constraint)
+        with repeated_above(model, s.layer):
+            for _ in range(s.steps):
+                with add_to_outputs(model.model, {self._path: add}):
+                    log_probs, rows = target_log_probs(model, pairs)
+                nll = -mean_by_edit(log_probs, rows)[:count].mean()
+                inside, outside = seen["size"][:count], seen["size"][count:]
+                loss = nll + margins(inside / self._unit, outside / self._unit, s.alpha, s.beta, s.gamma)
+                if loss <= s.loss_stop:
+                    break
+                (gradient,) = torch.autograd.grad(loss, side)
+                with torch.no_grad():
+                    side.sub_(self._rate * gradient * mask).clamp_(-s.norm_constraint, s.norm_constraint)
         size = inside.detach().mean()
         return memory.record(side.detach() - before, size), (loss.item(), nll.item(), float(size))
 
