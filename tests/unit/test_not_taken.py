@@ -31,7 +31,7 @@ SEEN = {"target_probability": 0.95, "residual_norm": 3.0, "initial_norm": 8.0, "
         (
             SEEN,
             {**METHOD, "covariance_weight": "auto", "realised": 0.9},
-            r"strength is at.*raise method\.realised.*is 0\.9",
+            r"raise method\.realised.*is 0\.9",
         ),
         ({**SEEN, "target_probability": 0.02, "residual_norm": 6.0}, METHOD, r"bound is too tight.*is 0\.75"),
         ({**SEEN, "target_probability": 0.02}, METHOD, r"only P 0\.02 in 20 steps"),
