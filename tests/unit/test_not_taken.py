@@ -28,6 +28,11 @@ SEEN = {"target_probability": 0.95, "residual_norm": 3.0, "initial_norm": 8.0, "
     ("seen", "method", "said"),
     [
         (SEEN, METHOD, r"reached P 0\.95, but the edited weights give 0\.01: the strength.*covariance_weight.*20000"),
+        (
+            SEEN,
+            {**METHOD, "covariance_weight": "auto", "realised": 0.9},
+            r"raise method\.realised.*is 0\.9",
+        ),
         ({**SEEN, "target_probability": 0.02, "residual_norm": 6.0}, METHOD, r"bound is too tight.*is 0\.75"),
         ({**SEEN, "target_probability": 0.02}, METHOD, r"only P 0\.02 in 20 steps"),
         ({"loss": 4.0}, {"steps": 25, "lr": 1e-4}, r"loss of 4 after at most 25 steps"),

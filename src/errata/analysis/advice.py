@@ -44,10 +44,8 @@ def why_not(diagnostics: Mapping[str, float], method: Mapping[str, Any], probabi
             return f"{ended}: more of them (method.steps), or a higher rate (method.lr)"
         return ""
     if reached >= REACHED:
-        strength = next((name for name in _STRENGTHS if method.get(name)), None)
         now = "" if isnan(probability) else f", but the edited weights give {probability:.2g}"
-        found = f"the wanted value reached P {reached:.2f}{now}: the strength is at fault, not the layers"
-        return f"{found} (lower method.{strength}, which is {method[strength]:g})" if strength else found
+        return f"the wanted value reached P {reached:.2f}{now}: the strength is at fault, not the layers{_dose(method)}"
     bound = float(value["clamp_norm_factor"])
     if diagnostics.get("residual_norm", 0.0) >= _AT_BOUND * bound * diagnostics.get("initial_norm", inf):
         return (
@@ -58,6 +56,16 @@ def why_not(diagnostics: Mapping[str, float], method: Mapping[str, Any], probabi
         f"the wanted value reached only P {reached:.2g} in {value['steps']} steps: more of them "
         f"(method.value.steps), or larger ones (method.value.lr, which is {value['lr']:g})"
     )
+
+
+def _dose(method: Mapping[str, Any]) -> str:
+    """Say which setting gives an edit more of the change that it wants; "" where a method has none."""
+    strength = next((name for name in _STRENGTHS if method.get(name)), None)
+    if strength is None:
+        return ""
+    if method[strength] == "auto":  # found from the share of it that an edit is to get
+        return f" (raise method.realised, which is {method['realised']:g})"
+    return f" (lower method.{strength}, which is {method[strength]:g})"
 
 
 def few_taken(run: RunFrames) -> list[str]:
