@@ -214,7 +214,9 @@ def test_margins_can_be_multiples_of_what_the_layer_puts_out(text: Path) -> None
     for scale in (1.0, 10.0):
         model = tiny_model("llama", torch.float64)
         model.weight(model.mlp_out(2)).mul_(scale)
-        trajectory = begun(model, text, unit="output", lr=1.0, alpha=0.5, beta=2.0, gamma=1.0, norm_constraint=float("inf"), steps=70)
+        trajectory = begun(
+            model, text, unit="output", lr=1.0, alpha=0.5, beta=2.0, gamma=1.0, norm_constraint=float("inf"), steps=70
+        )
         (entry,) = trajectory.advance(FACTS[:1])
         diagnostics[scale] = entry.diagnostics["activation"] / trajectory.editor._unit
         assert trajectory.editor.state_dict()["edits"] == 1
