@@ -1,5 +1,6 @@
 """Correct a list of facts: read them, fill in what they lack, edit them under guard into a run directory."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -202,7 +203,7 @@ def correction_recipe(
         overrides: `key=value` pairs over all of it.
         tell: receives one remark where they name another method; see `load_recipe`.
     """
-    every = max(1, n // _MEASURED)
+    every = max(1, math.ceil(n / _MEASURED))
     content: dict[str, Any] = {
         "model": {"name": model},
         "method": {"name": method},
