@@ -49,12 +49,12 @@ def test_the_best_setting_is_kept_recorded_and_not_tried_again(tmp_path: Path, m
 
     def figures(bench: object, settings: dict, chosen: list[Fact]) -> Outcome:
         made.append(short(settings))
-        return outcome(exact=0.9 if settings.get("lr") == pytest.approx(5e-4 * 0.3) else 0.5)
+        return outcome(exact=0.9 if settings.get("lr") == pytest.approx(2e-4 * 0.3) else 0.5)
 
     monkeypatch.setattr(tuning._Bench, "_outcome", figures)
     model, file = tiny_model("gpt2"), tmp_path / "trials.jsonl"
-    first, best = tune(model, "ft-m", facts(), file)
-    assert best.settings["lr"] == pytest.approx(5e-4 * 0.3)
+    first, best = tune(model, "lora", facts(), file)
+    assert best.settings["lr"] == pytest.approx(2e-4 * 0.3)
     assert best.objective > first.objective
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert lines[0]["settings"] == {}
@@ -62,7 +62,7 @@ def test_the_best_setting_is_kept_recorded_and_not_tried_again(tmp_path: Path, m
     count = len(made)
     with file.open("a") as f:
         f.write('{"settings": {"lr')
-    again = tune(model, "ft-m", facts(), file)
+    again = tune(model, "lora", facts(), file)
     assert again[-1].settings == best.settings
     assert len(made) == count
 
