@@ -24,14 +24,16 @@ from benchmarks.guard import watched
 from benchmarks.memory import peaks
 from benchmarks.probes import retests
 from benchmarks.probing import probed_run
+from benchmarks.real import MODELS, real_edits
 from benchmarks.shapes import SIZES
 from benchmarks.solve import solves
 from benchmarks.startup import starts
 from benchmarks.tables import Table, fill
+from errata.models.known import models_cache
 from errata.models.replay import multiplies_bfloat16
 
 SECTIONS = ("startup", "solve", "edits", "probes", "growth", "memory", "guard")
-LONG = ("batches", "medium", "fast", "accuracy", "probing")
+LONG = ("batches", "medium", "fast", "accuracy", "probing", "real")
 """Sections that are measured only when they are named: each takes from three minutes to half an hour."""
 
 
@@ -48,6 +50,9 @@ def measure(section: str, quick: bool, folder: Path) -> Iterator[Table]:
         yield one_by_one(Subject.random(small, repeats), some[:1] if quick else METHODS, folder)
     elif section == "medium":
         yield one_by_one(Subject.random(SIZES["gpt2-medium"], repeats), some[:1], folder)
+    elif section == "real":
+        for name in MODELS:
+            yield real_edits(name, ("memit", "r-rome", "alphaedit"), 2 if quick else 5, folder)
     elif section == "batches":
         counts = {"memit": 4} if quick else {"memit": 100, "alphaedit": 20, "emmet": 20}
         yield batches(small, counts, 2, repeats, folder)
@@ -129,6 +134,7 @@ def main() -> None:
     with ExitStack() as stack:
         folder = asked.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("ERRATA_MODELS", str(models_cache()))
         os.environ["ERRATA_CACHE"] = str(folder)
         for section in asked.only:
             started, conditions = time.perf_counter(), _conditions(asked.threads)

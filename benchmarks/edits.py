@@ -19,7 +19,7 @@ from errata.edits import Fact
 from errata.models import EditableModel
 from errata.trajectory import Trajectory
 
-__all__ = ["Bench", "METHODS", "Subject", "batches", "one_by_one"]
+__all__ = ["METHODS", "Bench", "Subject", "batches", "edits_table", "fast_edits", "in_turns", "one_by_one"]
 
 METHODS = ("rome", "r-rome", "memit", "alphaedit", "emmet")
 _STATISTICS_TOKENS = 1024
@@ -47,12 +47,26 @@ class Subject:
 
 
 class Bench:
-    """A fresh model with a prepared editor and the plain implementation beside it."""
+    """A model with a prepared editor and the plain implementation beside it.
 
-    def __init__(self, subject: Subject, method: str, folder: Path, **chosen: Any) -> None:
-        self.model = random_model(subject.size, subject.dtype)
+    Args:
+        model: fresh.
+        method: its name.
+        folder: for statistics.
+        settings: of the method. Its strength is to be a number: the plain implementation calibrates nothing.
+    """
+
+    def __init__(self, model: EditableModel, method: str, folder: Path, settings: Mapping[str, Any]) -> None:
+        editor = editor_class(method)(resolve_settings(method, model, settings))
+        assert isinstance(editor, ClosedForm)
+        self.model, self.method, self.editor, self.store = model, method, editor, StatisticsStore(folder)
+        self.editor.prepare(model, self.store, Random(0))
+
+    @classmethod
+    def random(cls, subject: Subject, method: str, folder: Path, **chosen: Any) -> "Bench":
+        """Return a bench of a random model, with statistics of random text and the published strength."""
+        model = random_model(subject.size, subject.dtype)
         text = text_file(folder, subject.size, _STATISTICS_TOKENS)
-        # The published strength, not one that is calibrated on the model: the plain implementation knows numbers alone.
         own = editor_class(method).Settings.model_fields
         fixed = {k: own[k].default for k in ("covariance_weight", "identity_weight", "threshold") if k in own}
         settings: dict[str, Any] = {"statistics": {"source": str(text)}, **fixed, **chosen}
@@ -62,11 +76,8 @@ class Bench:
         else:
             settings["ridge"] = 1e-3
         if method == "emmet":
-            settings["layers"] = resolve_settings("memit", self.model).layers
-        editor = editor_class(method)(resolve_settings(method, self.model, settings))
-        assert isinstance(editor, ClosedForm)
-        self.method, self.editor, self.store = method, editor, StatisticsStore(folder)
-        self.editor.prepare(self.model, self.store, Random(0))
+            settings["layers"] = resolve_settings("memit", model).layers
+        return cls(model, method, folder, settings)
 
     def plain(self) -> PlainROME | PlainMEMIT:
         """Build the yardstick with the same prefixes, statistics and settings."""
@@ -125,37 +136,48 @@ def one_by_one(subject: Subject, methods: Sequence[str], folder: Path, **chosen:
         chosen: settings of all methods, in place of their defaults.
     """
     measured = []
-    warm, *facts = subject.facts
     for method in methods:
-        bench = Bench(subject, method, folder, **chosen)
-        plain = bench.warmed(warm)
-        trajectory = Trajectory(bench.model, bench.editor)
-        first, _ = seconds(lambda t=trajectory, f=warm: t.propose([f]))  # factors what later edits share
-        record: dict[str, Any] = {"size": subject.size.name, "method": method, "first": first, "plain": [], "ours": []}
-        record |= {"error": [], "evaluations": {"plain": [], "ours": []}}
-        for fact in facts:
-            before = plain.evaluations
-            took, wanted = seconds(lambda p=plain, f=fact: p.propose([f]))
-            record["plain"].append(took)
-            record["evaluations"]["plain"].append(plain.evaluations - before)
-            with _Counted(bench.model) as counted:
-                took, entries = seconds(lambda t=trajectory, f=fact: t.advance([f]))
-            record["ours"].append(took)
-            record["evaluations"]["ours"].append(counted.passes)
-            record["error"].append(_worst(trajectory.journal.update(entries[0].step).changes, wanted))
-        record["parts"] = {part: total / len(facts) for part, total in plain.seconds.items()}
-        record["fast"], record["evaluations"]["fast"] = _fast(
-            Bench(subject, method, folder, fast=True, **chosen), subject
-        )
+        record = {"size": subject.size.name, "method": method}
+        record |= in_turns(Bench.random(subject, method, folder, **chosen), subject.facts)
+        fast = Bench.random(subject, method, folder, fast=True, **chosen)
+        record["fast"], record["evaluations"]["fast"] = fast_edits(fast, subject.facts)
         measured.append(record)
-    return _table(f"edits-{subject.size.name}", measured)
+    return edits_table(f"edits-{subject.size.name}", measured)
 
 
-def _fast(bench: Bench, subject: Subject) -> tuple[list[float], list[int]]:
+def in_turns(bench: Bench, facts: Sequence[Fact]) -> dict[str, Any]:
+    """Return the seconds of the plain implementation and of Errata's exact edits, which take turns.
+
+    Args:
+        bench: of one method.
+        facts: the first to warm up with.
+    """
+    warm, *facts = facts
+    plain = bench.warmed(warm)
     trajectory = Trajectory(bench.model, bench.editor)
-    trajectory.propose(subject.facts[:1])
+    first, _ = seconds(lambda: trajectory.propose([warm]))  # factors what later edits share
+    record: dict[str, Any] = {"first": first, "plain": [], "ours": [], "error": []}
+    record["evaluations"] = {"plain": [], "ours": []}
+    for fact in facts:
+        before = plain.evaluations
+        took, wanted = seconds(lambda f=fact: plain.propose([f]))
+        record["plain"].append(took)
+        record["evaluations"]["plain"].append(plain.evaluations - before)
+        with _Counted(bench.model) as counted:
+            took, entries = seconds(lambda f=fact: trajectory.advance([f]))
+        record["ours"].append(took)
+        record["evaluations"]["ours"].append(counted.passes)
+        record["error"].append(_worst(trajectory.journal.update(entries[0].step).changes, wanted))
+    record["parts"] = {part: total / len(facts) for part, total in plain.seconds.items()}
+    return record
+
+
+def fast_edits(bench: Bench, facts: Sequence[Fact]) -> tuple[list[float], list[int]]:
+    """Return the seconds of edits, and how often each evaluated the loss; the first fact warms up."""
+    trajectory = Trajectory(bench.model, bench.editor)
+    trajectory.propose(facts[:1])
     took, passes = [], []
-    for fact in subject.facts[1:]:
+    for fact in facts[1:]:
         with _Counted(bench.model) as counted:
             took.append(seconds(lambda f=fact: trajectory.advance([f]))[0])
         passes.append(counted.passes)
@@ -188,7 +210,7 @@ def batches(
     measured = []
     for method, count in counts.items():
         subject = Subject.random(size, max(count, sample), dtype)
-        bench = Bench(subject, method, folder, **chosen)
+        bench = Bench.random(subject, method, folder, **chosen)
         warm, *facts = subject.facts
         plain = bench.warmed(warm)
         bench.editor.propose(bench.model, [warm])  # factors what later edits share
@@ -202,7 +224,7 @@ def batches(
             plain.forget()
         record["error"].append(_worst(bench.editor.propose(bench.model, few).changes, wanted))
         measured.append(record)
-    return _table(f"batches-{size.name}", measured)
+    return edits_table(f"batches-{size.name}", measured)
 
 
 def _worst(changes: Any, wanted: dict[str, torch.Tensor]) -> float:
@@ -213,7 +235,8 @@ def _whole(change: Change) -> torch.Tensor:
     return change.matrix if isinstance(change, Dense) else change.left.double() @ change.right.double()
 
 
-def _table(name: str, measured: list[dict[str, Any]]) -> Table:
+def edits_table(name: str, measured: Sequence[dict[str, Any]]) -> Table:
+    """Return the table of seconds an edit."""
     alone = any("fast" in m for m in measured)
     columns = ["method", "plain", "Errata", "", "ΔW differs by"]
     if alone:

@@ -30,7 +30,7 @@ def watched(subject: Subject, methods: Sequence[str], folder: Path) -> Table:
     measured = []
     warm, *facts = subject.facts
     for method in methods:
-        pair = [Bench(subject, method, folder) for _ in range(2)]
+        pair = [Bench.random(subject, method, folder) for _ in range(2)]
         canary = LineCanary(pair[1].model, _lines(subject.size))
         alone = Trajectory(pair[0].model, pair[0].editor)
         guarded = Trajectory(pair[1].model, pair[1].editor, judge=Watch(_LOOSE, canary, len(facts)))

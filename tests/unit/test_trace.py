@@ -13,6 +13,7 @@ from errata.cli import trace as cli
 from errata.edits import Fact
 from errata.errors import AnalysisError, ConfigError, ModelError
 from errata.models.hooks import add_to_outputs, capture
+from errata.models.replay import multiplies_bfloat16
 from errata.studies.trace import CLASSES, SITES, Trace, estimate, known_facts, trace
 from errata.studies.trace_chart import save, text_map
 from tiny import FAMILIES, tiny_facts, tiny_model
@@ -107,6 +108,17 @@ def test_parts_of_runs_give_what_whole_runs_give(family: str) -> None:
     assert set(places) == set(expected)
     assert found.rows["restored"].to_list() == pytest.approx([expected[p] for p in places], rel=1e-9)
     assert float(found.rows["effect"].abs().max()) > 1e-5
+
+
+def test_matrices_in_bfloat16_move_probabilities_by_their_rounding_alone() -> None:
+    model = tiny_model("llama", torch.float32)
+    fact = Fact("Ada", "People walk near the old stone bridges because {} speaks", "French", "Greek", id="long")
+    whole, halved = (traced(model, [fact], matrices=matrices) for matrices in ("model", "bfloat16"))
+    assert halved.rows["clean"].to_list() == whole.rows["clean"].to_list()
+    # bfloat16 keeps 8 bits: 2⁻⁸ of a logit of a few units.
+    assert halved.rows["restored"].to_list() == pytest.approx(whole.rows["restored"].to_list(), rel=0.1)
+    if multiplies_bfloat16("cpu"):
+        assert halved.rows["restored"].to_list() != whole.rows["restored"].to_list()
 
 
 def test_a_model_that_answers_nan_is_not_traced() -> None:

@@ -3,7 +3,7 @@
 import json
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,6 +30,9 @@ def trace(
         int | None,
         typer.Option(min=1, help="Layers restored together at mlp and attention; a fifth of all by default."),
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Read every matrix in the model's precision, not in bfloat16: slower.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     dtype: Annotated[str, typer.Option(help="Precision of the weights.")] = "float32",
     device: Annotated[str, typer.Option(help="A torch device.")] = "cpu",
@@ -54,13 +57,21 @@ def trace(
     # ROME restores 10 of GPT2-XL's 48 layers together.
     wide = window or max(1, round(loaded.n_layers / 5))
     progress = TerminalProgress("trace")
-    if (seconds := estimate(loaded, chosen, samples=samples, window=wide)) > _LONG:
+    matrices: Literal["model", "bfloat16"] = "model" if exact else "bfloat16"
+    if (seconds := estimate(loaded, chosen, samples=samples, window=wide, matrices=matrices)) > _LONG:
         progress.tell(
             f"tracing {len(chosen)} facts will take about {round(seconds / 60) or 1} min; fewer: -n, --samples"
         )
-    generator = torch.Generator().manual_seed(seed)
-    told = partial(progress.doing, "tracing")
-    found = go(loaded, chosen, generator, noise=noise, samples=samples, window=wide, progress=told)
+    found = go(
+        loaded,
+        chosen,
+        torch.Generator().manual_seed(seed),
+        noise=noise,
+        samples=samples,
+        window=wide,
+        matrices=matrices,
+        progress=partial(progress.doing, "tracing"),
+    )
     progress.end()
     if out is not None:
         save(found, out)

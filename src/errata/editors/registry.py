@@ -26,6 +26,7 @@ from errata.validation import explain
 __all__ = [
     "editor_class",
     "editors",
+    "found",
     "merge",
     "origin_of_settings",
     "published",
@@ -71,25 +72,38 @@ def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
 
 def published(model: EditableModel) -> dict[str, Any]:
     """Return the published settings whose `match` fits the model's configuration, per method; {} when none does."""
-    config = model.model.config.to_dict()
-    for record in published_models().values():
-        if all(config.get(k) == v for k, v in record["match"].items()):
-            methods_of: dict[str, Any] = record["methods"]
-            return methods_of
-    return {}
+    return _matching(model, published_models())
+
+
+def found(model: EditableModel) -> dict[str, Any]:
+    """Return settings that were found for the model and are shipped, per method; {} when there are none.
+
+    They are laid over what suits every unpublished model.
+    """
+    return _matching(model, _collection("found"))
 
 
 def published_models() -> dict[str, dict[str, Any]]:
     """Return by the model's name what its configuration must `match`, and the published settings of `methods`."""
-    files = sorted((Path(__file__).parent / "published").glob("*.yaml"))
+    return _collection("published")
+
+
+def _collection(folder: str) -> dict[str, dict[str, Any]]:
+    files = sorted((Path(__file__).parent / folder).glob("*.yaml"))
     return {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) for file in files}
+
+
+def _matching(model: EditableModel, collection: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    config = model.model.config.to_dict()
+    fitting = (r["methods"] for r in collection.values() if all(config.get(k) == v for k, v in r["match"].items()))
+    return next(fitting, {})
 
 
 def resolve_settings(name: str, model: EditableModel, chosen: Mapping[str, Any] | None = None) -> EditorSettings:
     """Resolve a method's settings, each place over those before it; a section given in part keeps the rest.
 
     The places: the method's defaults, layers by depth and what else suits an unpublished model, settings published for
-    this model, its own `editing.json`, what `errata tune` has found, and the user's choice.
+    this model or found and shipped for it, its own `editing.json`, what `errata tune` has found, and the user's choice.
 
     Args:
         name: the method.
@@ -104,7 +118,7 @@ def resolve_settings(name: str, model: EditableModel, chosen: Mapping[str, Any] 
         _defaults(cls.Settings),
         {} if any(name in records for records in (published(model), model.settings)) else cls.Settings.unpublished,
         _by_depth(model, cls.Settings),
-        *(_entry(name, cls.Settings, s) for s in (published(model), model.settings, tuned(model))),
+        *(_entry(name, cls.Settings, s) for s in (published(model), found(model), model.settings, tuned(model))),
     ]
     fields = cls.Settings.model_fields
     # null stands for "not given" where it is no value of the setting.
@@ -129,7 +143,8 @@ def origin_of_settings(name: str, model: EditableModel) -> str:
     places = (
         (tuned(model), "what errata tune found for this model"),
         (model.settings, "editing.json of the model's directory"),
-        (published(model), "settings published for this model, or found and shipped for it"),
+        (found(model), "settings that come with Errata, found by edits of this model (docs/real-models.md)"),
+        (published(model), "settings published for this model"),
     )
     own = (
         f"the method's defaults, layers by depth and strength calibrated on this model; errata tune -m {name} may find "

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
-__all__ = ["Kernels", "kernels_for", "packed_bytes", "running"]
+__all__ = ["Kernels", "filled", "kernels_for", "packed_bytes", "running"]
 
 Kernels = dict[nn.Module, Callable[[Tensor], Tensor]]
 
 _PACKED_ROWS = 256  # by measurement: with more rows ordinary products are as quick
-_PACKED_BYTES = 2**29  # of copies; a model too large for that is not packed
+_ROWS_TOGETHER, _FEW_ROWS = 16, 2
+_PACKED_BYTES = 2**30  # of copies; a model too large for that is not packed
 
 
 def kernels_for(blocks: Sequence[nn.Module], rows: int | None, *, back: bool = True) -> Kernels:
@@ -64,6 +65,17 @@ def running(kernels: Kernels) -> Iterator[None]:
                 vars(module).pop("forward", None)
             else:
                 module.forward = own
+
+
+def filled(rows: Float[Tensor, "n d"]) -> Float[Tensor, "filled d"]:
+    """Add rows of zeros up to a multiple of 16 before a product with a large vocabulary.
+
+    By measurement a processor multiplies 13 rows by 262,144 columns in more than twice the time of 16.
+    """
+    lacking = -len(rows) % _ROWS_TOGETHER
+    if rows.device.type != "cpu" or len(rows) <= _FEW_ROWS or not lacking:
+        return rows
+    return torch.nn.functional.pad(rows, (0, 0, 0, lacking))
 
 
 def _packs() -> bool:

@@ -1,7 +1,7 @@
 """Run only what an edit can change: the layers above it, from the edited position on."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from transformers import Cache, DynamicCache
 from errata.errors import ModelError
 from errata.models.editable import EditableModel
 from errata.models.hooks import cache_to, capture, hidden_of
-from errata.models.kernels import kernels_for, running
+from errata.models.kernels import filled, kernels_for, running
 
 __all__ = ["UpperLayers", "multiplies_bfloat16", "shift"]
 
@@ -47,7 +47,7 @@ class UpperLayers:
         watch: module paths whose outputs in that pass are kept as well, in `outputs`.
         rerun: hold what enters the block instead, and run it too: for changes inside it.
         lengths: how many tokens of each prompt the others may see; those after it are padding.
-        bfloat16: read the matrices of the blocks that `logits` runs in bfloat16, where the model is in float32 and its
+        bfloat16: read the matrices of the blocks that are run again in bfloat16, where the model is in float32 and its
             device multiplies in bfloat16. Between them the residual stream stays in float32, and so do norms and
             logits.
         often: whether the blocks are run so often that laying their matrices out for it pays.
@@ -163,7 +163,7 @@ class UpperLayers:
         with self._reading(places):
             for block, matrices, (args, kwargs) in zip(self._blocks, self._matrices, self._calls, strict=True):
                 hidden = hidden_of(functional_call(block, matrices, (hidden, *args), kwargs))
-        return self._read(hidden[places])
+        return self._read(filled(hidden[places]))[: len(places[0])]
 
     def run_block(
         self, layer: int, hidden: Float[Tensor, "row token d"], lines: Int[Tensor, " row"]
@@ -175,19 +175,20 @@ class UpperLayers:
             hidden: what it receives, from each line's start on.
             lines: for each row, the line behind whose kept keys it stands.
         """
-        args, kwargs = _mapped(
-            self._calls[layer - self._first], lambda value: value[lines], self._kept.of(layer, lines)
-        )
-        with running(self._kernels):
-            return hidden_of(self._blocks[layer - self._first](hidden, *args, **kwargs))
+        index = layer - self._first
+        args, kwargs = _mapped(self._calls[index], lambda value: value[lines], self._kept.of(layer, lines))
+        with self._precision(), running(self._kernels):
+            return hidden_of(functional_call(self._blocks[index], self._matrices[index], (hidden, *args), kwargs))
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self._device, torch.bfloat16) if any(self._matrices) else nullcontext()
 
     @contextmanager
     def _reading(self, places: tuple[Tensor, Tensor]) -> Iterator[None]:
         """Let blocks read matrices in the precision asked for, the last one's feed-forward at places alone."""
         with ExitStack() as stack:
             stack.enter_context(running(self._kernels))
-            if any(self._matrices):
-                stack.enter_context(torch.autocast(self._device, torch.bfloat16))
+            stack.enter_context(self._precision())
             if self._top_mlp is not None:
                 stack.enter_context(_only(self._top_mlp, places))
             yield

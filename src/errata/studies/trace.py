@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Literal
 
 import polars as pl
 import torch
@@ -14,7 +16,7 @@ from errata.errors import AnalysisError, ConfigError
 from errata.models import EditableModel, check_answers
 from errata.models.head import log_probabilities
 from errata.models.hooks import add_to_outputs, capture
-from errata.models.replay import UpperLayers
+from errata.models.replay import UpperLayers, multiplies_bfloat16
 from errata.probes.scoring import score_tokens
 
 __all__ = ["CLASSES", "SITES", "Trace", "estimate", "known_facts", "trace"]
@@ -101,6 +103,7 @@ def trace(
     samples: int = 10,
     window: int = 10,
     batch: int = 256,
+    matrices: Literal["model", "bfloat16"] = "model",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Trace:
     """Measure the indirect effect of every layer and position on P(o) (2202.05262 §2.1).
@@ -120,6 +123,8 @@ def trace(
         samples: draws of the noise for each fact, the same for each of its places.
         window: how many layers are restored together at "mlp" and "attention", centred; "block" restores one.
         batch: runs that go through a block together.
+        matrices: precision in which blocks read their matrices in runs with a restored state. "bfloat16" takes effect
+            for a float32 model on a device with instructions for such products; states and norms stay in float32.
         progress: called with (done, total) parts of the work, several of them a fact.
 
     Raises:
@@ -143,7 +148,7 @@ def trace(
     rows = []
     for fact, (ids, span) in zip(facts, placed, strict=True):
         shift = deviation * torch.randn(samples, len(span), model.hidden_size, generator=generator)
-        one = _Traced(model, fact, ids, span, shift.to(model.device, model.dtype), places, batch)
+        one = _Traced(model, fact, ids, span, shift.to(model.device, model.dtype), places, batch, matrices)
         for position in range(span[0], len(ids)):
             one.restore(position)
             done += len(ids) - position
@@ -154,15 +159,23 @@ def trace(
 
 @torch.no_grad()
 def estimate(
-    model: EditableModel, facts: Sequence[Fact], *, samples: int = 10, window: int = 10, batch: int = 256
+    model: EditableModel,
+    facts: Sequence[Fact],
+    *,
+    samples: int = 10,
+    window: int = 10,
+    batch: int = 256,
+    matrices: Literal["model", "bfloat16"] = "model",
 ) -> float:
     """Return about how many seconds `trace` will take, from what the first block or two take here."""
     placed = [_placed(model, fact) for fact in facts]
     tokens = torch.tensor([placed[0][0]] * batch, device=model.device)
     layers = min(2, model.n_layers)
+    halved = matrices == "bfloat16" and multiplies_bfloat16(model.device.type)
+    as_read = torch.autocast(model.device.type, torch.bfloat16) if halved else nullcontext()
     for _ in range(2):  # the first time, memory is asked for
         began = time.perf_counter()
-        with capture(model.model, [model.block_path(layers - 1)]):
+        with as_read, capture(model.model, [model.block_path(layers - 1)]):
             model.model(input_ids=tokens, use_cache=False)
         taken = time.perf_counter() - began
     blocks = sum(model.n_layers - place.start for place in _places(model.n_layers, window)) * samples
@@ -181,9 +194,10 @@ class _Traced:
         shift: Float[Tensor, "draw subject d"],
         places: Sequence[_Place],
         batch: int,
+        matrices: Literal["model", "bfloat16"],
     ) -> None:
         self._model, self._fact, self._ids, self._span, self._shift = model, fact, ids, span, shift
-        self._batch = batch
+        self._batch, self._halved = batch, matrices == "bfloat16"
         # By where they begin: what has begun at a layer stands before what has not.
         self._places = sorted(places, key=lambda place: place.start)
         paths = [_path(model, site, layer) for site in SITES for layer in range(model.n_layers)]
@@ -227,7 +241,14 @@ class _Traced:
         blocks = [model.block_path(layer) for layer in range(model.n_layers)]
         with add_to_outputs(model.model, {model.family.embeddings: self._corrupt}):
             upper = UpperLayers(
-                model, 0, [self._ids] * draws, [position] * draws, watch=tuple(blocks), rerun=True, often=False
+                model,
+                0,
+                [self._ids] * draws,
+                [position] * draws,
+                watch=tuple(blocks),
+                rerun=True,
+                bfloat16=self._halved,
+                often=False,
             )
         entering = [upper.hidden, *(upper.outputs[path] for path in blocks)]
         self._corrupted = float(self._said(entering[-1][:, -1]).mean())
@@ -273,7 +294,7 @@ class _Traced:
 def _put(rows: Int[Tensor, " row"], state: Float[Tensor, " d"]) -> Callable[[Tensor, Tensor], Tensor]:
     def change(_received: Tensor, output: Tensor) -> Tensor:
         mended = output.clone()
-        mended[rows, 0] = state
+        mended[rows, 0] = state.to(output.dtype)
         return mended
 
     return change

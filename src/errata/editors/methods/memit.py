@@ -33,7 +33,7 @@ _STARTS = ("The", "Therefore", "Because", "I", "You")
 class SpreadSettings(ClosedFormSettings):
     """What methods that spread edits over layers have in common. Defaults are those of kmeng01/memit for GPT2-XL."""
 
-    unpublished: ClassVar[Mapping[str, Any]] = {"value": {"clamp_norm_factor": 1.0, "steps": 30}}
+    unpublished: ClassVar[Mapping[str, Any]] = {"value": {"clamp_norm_factor": 1.0, "steps": 30, "settled": 0.002}}
 
     layers: tuple[int, ...] = Field(min_length=1)
     """The edited layers R, ascending; z* acts at the last. GPT2-XL 13 to 17, GPT-J 3 to 8 (0-indexed)."""
