@@ -7,7 +7,7 @@ import yaml
 
 from errata.editors import registry
 from errata.editors.base import Editor
-from errata.editors.registry import editor_class, editors, merge, published, resolve_settings
+from errata.editors.registry import editor_class, editors, merge, resolve_settings
 from errata.editors.settings import EditorSettings
 from errata.errors import ConfigError
 from errata.models import EditableModel
@@ -73,20 +73,27 @@ def test_every_setting_says_what_it_means() -> None:
         assert cls.paper
 
 
-def test_every_published_file_resolves_for_the_model_it_names(model) -> None:
-    folder = registry.Path(registry.__file__).parent / "published"
+@pytest.mark.parametrize("collection", ["published", "found"])
+def test_every_file_of_settings_resolves_for_the_model_it_names(model, collection: str) -> None:
+    folder = registry.Path(registry.__file__).parent / collection
     files = sorted(folder.glob("*.yaml"))
-    assert len(files) >= 5
+    assert files
+    matching = getattr(registry, collection)
+    assert matching(model) == {}
     for file in files:
         record = yaml.safe_load(file.read_text())
         config = model.model.config.to_dict()
-        assert published(model) == {}
         tall = tiny_model("gpt2")
         tall.n_layers = 48
         tall.model.config.to_dict = lambda record=record, config=config: {**config, **record["match"]}
-        assert published(tall) == record["methods"], file.name
+        assert matching(tall) == record["methods"], file.name
         for name in record["methods"]:
             resolve_settings(name, tall)
+        if "memit" not in record["methods"]:
+            continue
+        # Published settings are whole; found ones are laid over what suits every model without published ones.
+        assert (resolve_settings("memit", tall).covariance_weight == "auto") == (collection == "found")
+        assert resolve_settings("memit", tall).layers == tuple(record["methods"]["memit"]["layers"])
 
 
 def test_an_editor_of_another_package_is_found_by_its_entry_point(monkeypatch) -> None:
