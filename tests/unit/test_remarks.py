@@ -1,5 +1,6 @@
 """What is said of facts before they are edited, and of the time that it takes."""
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -72,3 +73,17 @@ def test_time_left_follows_the_edits_made_of_late(monkeypatch, capsys) -> None:
     clock[0] += 31.0  # slow edits are not silent until the twentieth
     progress.edited([Entry(41, 41, "41", "Ada", "applied")], rows, 20.0)
     assert "41/100" in capsys.readouterr().err
+
+
+def test_what_says_nothing_after_its_beginning_gets_one_line(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(terminal, "_SHORT", 0.05)
+    progress = TerminalProgress("x")
+    progress.doing("loading a", 0, 1)
+    progress.doing("loading a", 1, 1)
+    time.sleep(0.2)
+    assert capsys.readouterr().err == ""
+    progress.doing("loading b", 0, 1)
+    time.sleep(0.2)
+    progress.doing("loading b", 1, 1)
+    progress.end()
+    assert capsys.readouterr().err == "x: loading b ...\n"

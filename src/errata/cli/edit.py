@@ -94,7 +94,9 @@ def corrected(
 
     RunStore(out).check_free()  # before anything takes its time; `correct` asks again
     asked = recipe.model
+    progress.doing(f"loading {asked.name}", 0, 1)
     model = load(asked.name, dtype=asked.dtype, device=asked.device, device_map=asked.device_map, tell=progress.tell)
+    progress.doing(f"loading {asked.name}", 1, 1)
     chosen = readable(model, facts, skip_bad=skip_bad, tell=progress.tell, places=places)
     own = ", ".join(f"{name}={value}" for name, value in recipe.method.settings.items())
     progress.tell(

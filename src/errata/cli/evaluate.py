@@ -33,6 +33,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Measure past steps of runs from their updates, with the rows that the runs themselves would have written."""
+    from errata.cli.terminal import TerminalProgress
     from errata.distributed.resident import Resident
     from errata.studies.evaluate import Evaluation, open_steps
     from errata.studies.recipe import ProbeSection, lay_override
@@ -49,8 +50,9 @@ def evaluate(
 
         reasons = evaluate_on_ray(missing, places=Places(processes, cpus, gpus))
     else:
-        resident = Resident()
-        reasons = [resident.evaluate(one) for one in missing]
+        resident, progress = Resident(), TerminalProgress("evaluate")
+        reasons = [resident.evaluate(one, progress) for one in missing]
+        progress.end()
     _say(asked, {one.run: reason for one, reason in zip(missing, reasons, strict=True)}, as_json=as_json)
 
 

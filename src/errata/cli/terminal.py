@@ -2,6 +2,7 @@
 
 import math
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -39,20 +40,28 @@ class TerminalProgress(Progress):
         self._first = 0
         self._begun = self._told = time.monotonic()
         self._shown: bars.TaskID | None = None
+        self._waiting: threading.Timer | None = None
 
     def tell(self, message: str) -> None:
         """Print a remark."""
         self._console.print(message, highlight=False, markup=False, soft_wrap=True)
 
     def doing(self, what: str, done: int, total: int) -> None:
-        """Show what takes longer than some seconds: as a bar, or in a line now and then."""
+        """Show what takes longer than some seconds: as a bar, or in a line now and then.
+
+        What says nothing more after its beginning, such as a model that is loaded, gets one line all the same.
+        """
         now = time.monotonic()
         if what != self._work:
             self._work, self._first, self._begun = what, done, now
+            self._wait_for(what if done < total else "")
+        elif done != self._first:
+            self._wait_for("")
         spent = now - self._begun
         left = f"{lasting(spent / (done - self._first) * (total - done))} left" if self._first < done else ""
         if done >= total:
             self._work = ""
+            self._wait_for("")
             if self._bar is not None and self._shown is not None:
                 self._bar.remove_task(self._shown)
                 if not self._bar.tasks:
@@ -66,6 +75,15 @@ class TerminalProgress(Progress):
         elif now - max(self._told, self._begun) > (_BETWEEN if self._told > self._begun else _SHORT):
             self._told = now
             self.tell(f"{self._label}: {what} {done}/{total}{left and ', '}{left}")
+
+    def _wait_for(self, what: str) -> None:
+        """Say what is done, should nothing be heard of it for some seconds."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+        self._waiting = threading.Timer(_SHORT, self.tell, [f"{self._label}: {what} ..."]) if what else None
+        if self._waiting is not None:
+            self._waiting.daemon = True
+            self._waiting.start()
 
     def _drawn(self) -> bars.Progress:
         """Return what draws bars, begun."""
@@ -130,6 +148,7 @@ class TerminalProgress(Progress):
 
     def end(self) -> None:
         """Stop the bar."""
+        self._wait_for("")
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._shown = None

@@ -51,12 +51,14 @@ def trace(
     from errata.studies.trace import trace as go
     from errata.studies.trace_chart import save, text_map
 
-    loaded = load(model, dtype=dtype, device=device)
+    progress = TerminalProgress("trace")
+    progress.doing(f"loading {model}", 0, 1)
+    loaded = load(model, dtype=dtype, device=device, tell=progress.tell)
+    progress.doing(f"loading {model}", 1, 1)
     given = load_facts(dataset or ("jsonl" if facts else "lab"), facts, model=model, seed=seed)
     chosen = given[:n] if everything else known_facts(loaded, given, n)
     # ROME restores 10 of GPT2-XL's 48 layers together.
     wide = window or max(1, round(loaded.n_layers / 5))
-    progress = TerminalProgress("trace")
     matrices: Literal["model", "bfloat16"] = "model" if exact else "bfloat16"
     if (seconds := estimate(loaded, chosen, samples=samples, window=wide, matrices=matrices)) > _LONG:
         progress.tell(

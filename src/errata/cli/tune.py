@@ -40,7 +40,9 @@ def tune(
     from errata.studies.tune import tune as go
 
     progress = TerminalProgress("tune")
+    progress.doing(f"loading {model}", 0, 1)
     loaded = load(model, dtype=dtype, device=device, tell=progress.tell)
+    progress.doing(f"loading {model}", 1, 1)
     given = calibration_facts() if facts is None else load_facts(dataset, facts, model=model, seed=0)
     chosen = known(loaded, given)
     progress.tell(f"{len(chosen)} of {len(given)} facts are known to {model} and are edited")

@@ -9,6 +9,7 @@ from errata.models import EditableModel, Identity, identity_of, load
 from errata.studies.edited import recorded_recipe
 from errata.studies.engine import Job, Outcome, begun
 from errata.studies.evaluate import Evaluation, evaluate
+from errata.studies.progress import Progress
 from errata.studies.recipe import ModelSection
 from errata.studies.run import Enough, resume, run
 from errata.studies.store import RunStore
@@ -44,9 +45,18 @@ class Resident:
         reason = _reason(make)
         return Outcome(job, "failed" if reason else "done", reason, time.monotonic() - started)
 
-    def evaluate(self, asked: Evaluation) -> str:
+    def evaluate(self, asked: Evaluation, progress: Progress | None = None) -> str:
         """Measure past steps of a run; return why that failed, or nothing."""
-        return _reason(lambda: evaluate(asked, self.model(recorded_recipe(RunStore(asked.run)).model)))
+        heard = progress or Progress()
+
+        def make() -> None:
+            section = recorded_recipe(RunStore(asked.run)).model
+            heard.doing(f"loading {section.name}", 0, 1)
+            model = self.model(section)
+            heard.doing(f"loading {section.name}", 1, 1)
+            evaluate(asked, model, heard)
+
+        return _reason(make)
 
     def model(self, asked: ModelSection) -> EditableModel:
         """Return the unedited model that a recipe asks for; loaded unless it is the one that is kept."""

@@ -246,9 +246,11 @@ def correct(
     """
     progress = progress or Progress()
     check_answers(model)  # before anything is sampled from it
+    progress.doing("asking the unedited model", 0, 1)
     for remark in [*remarks(facts), *held(model, facts)]:
         progress.tell(remark)
     stream = EditStream(tuple(filled_in(model, facts, recipe.run.seed)), recipe.edits.batch_size)
+    progress.doing("asking the unedited model", 1, 1)
     if not any(fact.checks for fact in stream.facts):  # a fact alone has no neighbors, and the probe nothing to ask
         recipe = recipe.model_copy(update={"probes": tuple(p for p in recipe.probes if p.name != "ripple")})
     return run(recipe, out, progress, model, stream)

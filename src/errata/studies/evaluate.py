@@ -1,7 +1,7 @@
 """Measure steps of a run that are past, from its updates: in another process than the run's, also while it goes on."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from errata.probes.base import Probe
 from errata.probes.rows import write_rows
 from errata.studies.edited import Recorded, recorded_recipe
 from errata.studies.measuring import is_due, measured
+from errata.studies.progress import Progress
 from errata.studies.recipe import ProbeSection, Recipe
 from errata.studies.session import Session, build_probe, open_session, prepare, prepare_probes
 from errata.studies.store import Checkpoint, RunStore
@@ -68,9 +69,7 @@ def open_steps(run: Path, probe: ProbeSection, steps: Sequence[int] | None = Non
     return [s for s in sorted({*wanted} - done) if not part_of(run, probe.name, s).exists()]
 
 
-def evaluate(
-    asked: Evaluation, model: EditableModel | None = None, tell: Callable[[str], None] = lambda message: None
-) -> None:
+def evaluate(asked: Evaluation, model: EditableModel | None = None, progress: Progress | None = None) -> None:
     """Rebuild steps of a run from its updates, ask a probe at each, and write the rows that the run would have written.
 
     Each step's rows are one file, written whole or not at all; the run is not touched, and need not have ended.
@@ -78,32 +77,33 @@ def evaluate(
     Args:
         asked: run, probe and steps.
         model: the unedited base model, used instead of loading it; given back unedited.
-        tell: receives remarks, one line each.
+        progress: told of remarks, and how far it is.
 
     Raises:
         RunError: when the run is damaged or has no such step.
         ResumeError: when the model is not the one that the run was begun with.
     """
-    store = RunStore(asked.run)
+    store, progress = RunStore(asked.run), progress or Progress()
     recipe = recorded_recipe(store).model_copy(update={"probes": (asked.probe,)})
-    session = open_session(recipe, tell, model, store.stream())
+    session = open_session(recipe, progress.tell, model, store.stream())
     store.check_model(session.model)
-    editor = _replaying(session)
+    editor = _replaying(session, progress)
     journal = DiskJournal(asked.run, mend=False)
     start = Checkpoint(0, {}, editor.state_dict())
     trajectory = Trajectory(session.model, editor, journal=journal, start=start)
     try:
-        _measure(session, trajectory, asked, _last(store, recipe, journal.step))
+        _measure(session, trajectory, asked, _last(store, recipe, journal.step), progress)
     finally:
         trajectory.restore()
 
 
-def _measure(session: Session, trajectory: Trajectory, asked: Evaluation, last: int) -> None:
+def _measure(session: Session, trajectory: Trajectory, asked: Evaluation, last: int, progress: Progress) -> None:
     (probe,) = session.probes
     facts = {fact.id: fact for fact in session.stream.facts}
     edited = []
     with closing(kept_states(session.model, asked.run)) as lower:
         for step, batch_ids, applied in _steps(trajectory):
+            progress.doing("replaying and measuring", step, max(asked.steps) + 1)
             batch = [facts[id] for id in batch_ids]
             edited += batch if applied else []
             if step in asked.steps:
@@ -113,7 +113,8 @@ def _measure(session: Session, trajectory: Trajectory, asked: Evaluation, last: 
                 _write_settings(asked.run, probe)
                 write_rows(part_of(asked.run, probe.name, step), rows)
             if step >= max(asked.steps):
-                return
+                break
+    progress.doing("replaying and measuring", max(asked.steps) + 1, max(asked.steps) + 1)
 
 
 def _steps(trajectory: Trajectory) -> Iterator[tuple[int, list[str], bool]]:
@@ -123,12 +124,12 @@ def _steps(trajectory: Trajectory) -> Iterator[tuple[int, list[str], bool]]:
         yield trajectory.step, [e.id for e in entries], entries[0].applied
 
 
-def _replaying(session: Session) -> Editor:
+def _replaying(session: Session, progress: Progress) -> Editor:
     """Return what a trajectory replays with: the method where it works beside the weights, else a stand-in."""
     if type(session.editor).attach is not Editor.attach:
-        prepare(session)
+        prepare(session, progress.doing, tell=progress.tell)
         return session.proposer
-    prepare_probes(session)
+    prepare_probes(session, progress.doing)
     return Recorded(EditorSettings())
 
 

@@ -57,7 +57,9 @@ def run(
     progress = progress or Progress()
     store = RunStore(out)
     store.check_free()
+    progress.doing(f"loading {recipe.model.name}", 0, 1)
     session = open_session(recipe, progress.tell, model, stream)
+    progress.doing(f"loading {recipe.model.name}", 1, 1)
     with store.lock():
         store.check_free()  # another process may have run here while the model was loaded
         config = session.recipe.model_dump(mode="json")
@@ -142,7 +144,9 @@ class _Loop:
         session = self.session
         prepare(session, self.progress.doing, tell=self.progress.tell)
         recipe, guard = session.recipe, guard_of(session.recipe)
+        self.progress.doing("reading the canary", 0, 1)
         self.watch = watch_over(session.model, recipe.guard, session.stream, recipe.run.seed, self.progress.tell)
+        self.progress.doing("reading the canary", 1, 1)
         # Without a checkpoint everything is applied and measured again from the unedited model on.
         begin = checkpoint or Checkpoint(0, {}, session.proposer.state_dict())
         self.trajectory = Trajectory(

@@ -170,7 +170,10 @@ def prepare_editor(
 ) -> None:
     """Compute what the editor needs of the unedited model; what falls short is told."""
     store = StatisticsStore(cache or default_cache(), partial(doing, "covariance statistics"), tell)
+    what = f"preparing {session.recipe.method.name}"
+    doing(what, 0, 1)
     session.proposer.prepare(session.model, store, Random(session.recipe.run.seed))
+    doing(what, 1, 1)
 
 
 def prepare_probes(session: Session, doing: _Doing = lambda what, done, total: None) -> None:
