@@ -2,6 +2,7 @@
 
     python scripts/real_models.py run --model smollm2-135m --method memit --counterfact FILE --text FILE
     python scripts/real_models.py run --model smollm2-135m --method memit --counterfact FILE --text FILE --known --n 100
+    python scripts/real_models.py run --model smollm2-135m --method memit --own --text FILE -o value.paraphrases=1
     python scripts/real_models.py page
 
 Every record's figures are appended to a file as they come; called again, a run goes on where it was stopped. The page
@@ -14,6 +15,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from statistics import fmean, median
@@ -25,12 +27,14 @@ import yaml
 from errata.analysis.intervals import wilson
 from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore, default_cache
-from errata.edits import Fact
+from errata.editors.strength import calibration_facts
+from errata.edits import EditStream, Fact
 from errata.edits.counterfact import read_counterfact
 from errata.models import EditableModel, load
 from errata.probes.answers import contained
 from errata.probes.generation import generate
 from errata.probes.scoring import score, score_tokens
+from errata.studies.session import taught_paraphrases
 from errata.trajectory import Guard, Trajectory
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +42,12 @@ FOLDER = ROOT / "docs" / "results" / "real-models"
 SEED = 15
 TOKENS = 128  # of a line of held-out text
 LINES = 4
+KINDS = {
+    "": "CounterFact records",
+    "known": "CounterFact records that the model knows",
+    "own": "well-known facts that come with Errata; one paraphrase may teach, the other is measured",
+}
+"""What the files' names say of the facts, and how the page calls them."""
 SAID = 10  # tokens within which the object is to be said
 
 
@@ -48,7 +58,14 @@ def main() -> None:
     running = commands.add_parser("run")
     running.add_argument("--model", required=True)
     running.add_argument("--method", required=True, help='a method, or "unedited"')
-    running.add_argument("--counterfact", type=Path, required=True)
+    facts = running.add_mutually_exclusive_group(required=True)
+    facts.add_argument("--counterfact", type=Path)
+    facts.add_argument(
+        "--own",
+        action="store_true",
+        help="well-known facts that come with Errata; of two paraphrases "
+        "the second is measured, so that the first may teach",
+    )
     running.add_argument("--text", type=Path, required=True, help="held-out text for perplexity")
     running.add_argument("--n", type=int, default=200)
     running.add_argument("--known", action="store_true", help="facts that the model says exactly before the edit")
@@ -65,9 +82,9 @@ def main() -> None:
 def run(args: argparse.Namespace) -> None:
     """Make each fact the first edit of the clean model, and record what became of it."""
     model = load(args.model)
-    facts = chosen(model, args.counterfact, args.n, args.known)
+    facts = calibration_facts()[: args.n] if args.own else chosen(model, args.counterfact, args.n, args.known)
     rows = held_out(model, args.text)
-    name = "-".join(filter(None, (args.model, "known" if args.known else "", args.label or args.method)))
+    name = "-".join(filter(None, (args.model, "known" * args.known, "own" * args.own, args.label or args.method)))
     file = FOLDER / f"{name}.jsonl"
     FOLDER.mkdir(parents=True, exist_ok=True)
     done = {record["id"] for record in read(file)}
@@ -79,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
         for record in (
             edited(model, args.method, settings, left, rows)
             if args.method != "unedited"
-            else ({"id": fact.id, **measured(model, fact, rows)} for fact in left)
+            else ({"id": fact.id, **measured(model, held_back(fact), rows)} for fact in left)
         ):
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
             out.flush()
@@ -94,7 +111,7 @@ def edited(
     editor.prepare(model, StatisticsStore(default_cache()), Random(0))
     print(f"{model.name}, {method}: prepared in {time.perf_counter() - began:.0f} s", flush=True)
     clean = dict(editor.state_dict())
-    for fact in facts:
+    for fact in EditStream(tuple(facts)).taught_by(taught_paraphrases(editor.settings)).facts:
         with closing(Trajectory(model, editor, guard=Guard(policy="continue"))) as trajectory:
             (entry,) = trajectory.advance([fact])
             figures = {key: round(value, 6) for key, value in entry.diagnostics.items()}
@@ -105,7 +122,7 @@ def edited(
                 "relative": round(entry.relative, 5),
                 "target_probability": figures.get("target_probability"),
                 "strength": figures.get("covariance_weight"),
-                **measured(model, fact, rows),
+                **measured(model, held_back(fact), rows),
             }
             if trajectory.journal.active_steps():
                 trajectory.undo(last=1)
@@ -131,6 +148,11 @@ def measured(model: EditableModel, fact: Fact, rows: Sequence[Sequence[int]]) ->
         "text": text,
         "perplexity": round(perplexity(model, rows), 4),
     }
+
+
+def held_back(fact: Fact) -> Fact:
+    """Return the fact with its last paraphrase alone to measure: CounterFact's records have no other here."""
+    return replace(fact, paraphrase_prompts=fact.paraphrase_prompts[-1:])
 
 
 def perplexity(model: EditableModel, rows: Sequence[Sequence[int]]) -> float:
@@ -199,23 +221,23 @@ def page() -> str:
         "`python scripts/real_models.py page` makes this page from the records beside it.",
     ]
     for model in ("smollm2-135m", "gemma3-270m"):
-        for known in (False, True):
-            parts += table(model, known)
+        for kind in KINDS:
+            parts += table(model, kind)
     return "\n".join(parts) + "\n"
 
 
-def table(model: str, known: bool) -> list[str]:
-    """Return one model's table."""
-    prefix = f"{model}-known-" if known else f"{model}-"
-    files = sorted(f for f in FOLDER.glob(f"{prefix}*.jsonl") if known or not f.stem.startswith(f"{model}-known-"))
+def table(model: str, kind: str) -> list[str]:
+    """Return one model's table on one kind of facts."""
+    prefix = f"{model}-{kind}-" if kind else f"{model}-"
+    others = tuple(f"{model}-{other}-" for other in KINDS if other and not kind)
+    files = sorted(f for f in FOLDER.glob(f"{prefix}*.jsonl") if not f.stem.startswith(others))
     found = {file.stem.removeprefix(prefix): read(file) for file in files}
     unedited = {record["id"]: record for record in found.pop("unedited", [])}
     if not found:
         return []
-    what = "facts that the model knows" if known else "CounterFact records"
     lines = [
         "",
-        f"## {model}, {what}",
+        f"## {model}, {KINDS[kind]}",
         "",
         "| method | facts | success | exact | said | paraphrase | neighborhood | change | perplexity | s an edit |",
     ]
