@@ -7,7 +7,7 @@ import torch
 
 from errata.editors.statistics import StatisticsStore, excess
 from errata.editors.text_source import TextSource
-from errata.models.writing import beginning, written
+from errata.models.writing import _drawn, beginning, written
 from tiny import tiny_model
 
 
@@ -72,3 +72,14 @@ def test_an_interrupted_count_of_own_text_ends_the_same(tmp_path: Path, monkeypa
 def test_the_default_needs_no_file_and_no_network() -> None:
     assert TextSource().source == "self"
     assert "writes itself" in TextSource().check()
+
+
+def test_a_token_drawn_by_blocks_is_the_one_that_all_cumulated_probabilities_give() -> None:
+    logits = 3 * torch.randn(200, 1300, generator=torch.Generator().manual_seed(1))
+    logits[0, :1299] = -torch.inf  # all is in the last, unfilled block
+    drawn = _drawn(logits, torch.Generator().manual_seed(2))
+    uniform = torch.rand(200, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    cumulated = logits.softmax(-1).double().cumsum(-1)
+    assert torch.equal(drawn, torch.searchsorted(cumulated, uniform * cumulated[:, -1:]))
+    assert drawn[0] == 1299
+    assert _drawn(torch.full((1, 1300), torch.nan), torch.Generator().manual_seed(2)).item() == 0
