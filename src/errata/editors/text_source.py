@@ -22,7 +22,8 @@ __all__ = ["OWN", "TextSource"]
 OWN = "self"
 """The source that stands for text which the model writes itself."""
 
-_OWN_ROWS = 32  # written together: a processor is then busy with products, not with reading weights
+_OWN_ROWS = 32  # a chunk
+_OWN_CHUNKS = 4  # written together: a processor is then busy with products, not with reading weights
 _OWN_TOKENS = 64  # a text; subjects of facts stand near the beginning of a text
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -120,14 +121,18 @@ class TextSource(EditorSettings):
         return texts * tokens
 
     def _own(self, model: EditableModel, skip: int) -> Iterator[list[list[int]]]:
-        """Yield chunks of own text; each has a seed of its own, so that any can be written without those before it."""
+        """Yield chunks of own text, several of them written together; each group of them has a seed of its own."""
         length = min(self._own_tokens(), model.positions)
-        for number in count(skip):
-            rows = min(_OWN_ROWS, self.samples - number * _OWN_ROWS)
+        first, left_out = divmod(skip, _OWN_CHUNKS)
+        together = _OWN_ROWS * _OWN_CHUNKS
+        for group in count(first):
+            rows = min(together, self.samples - group * together)
             if rows < 1:
                 return
-            generator = torch.Generator().manual_seed((self.seed << 32) + number)
-            yield written(model, rows, length, generator)
+            generator = torch.Generator().manual_seed((self.seed << 32) + group)
+            texts = written(model, rows, length, generator)
+            begin = left_out * _OWN_ROWS if group == first else 0
+            yield from (texts[i : i + _OWN_ROWS] for i in range(begin, rows, _OWN_ROWS))
 
     def _own_tokens(self) -> int:
         return min(self.max_tokens, _OWN_TOKENS)
