@@ -25,6 +25,8 @@ SITES = ("block", "mlp", "attention")
 CLASSES = ("first subject", "middle subject", "last subject", "first later", "later", "last")
 """Classes of positions, as in ROME's Figure 2. A subject's only token is "last subject", at a prompt's end as well."""
 
+_FILLED = 64  # rows, of which every batch has a multiple
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -254,7 +256,7 @@ class _Traced:
         self._corrupted = float(self._said(entering[-1][:, -1]).mean())
         rows = len(self._places) * draws
         lines = torch.arange(draws, device=model.device).repeat(len(self._places))
-        hidden = entering[0].new_empty(rows, *entering[0].shape[1:])
+        hidden = entering[0].new_zeros(rows, *entering[0].shape[1:])
         begun = 0
         for layer in range(model.n_layers + 1):
             while begun < rows and (place := self._places[begun // draws]).start == layer:
@@ -262,8 +264,10 @@ class _Traced:
                 if place.site == "block":
                     hidden[begun : begun + draws, 0] = self._clean[blocks[place.layer]][position]
                 begun += draws
-            for low in range(0, begun if layer < model.n_layers else 0, self._batch):
-                here = slice(low, min(low + self._batch, begun))
+            # Rows that have not begun fill the last batch up: a product of a new shape takes time to be set up.
+            filled = min(rows, -(-begun // _FILLED) * _FILLED)
+            for low in range(0, filled if layer < model.n_layers else 0, self._batch):
+                here = slice(low, min(low + self._batch, filled))
                 with add_to_outputs(model.model, self._mending(layer, position, range(here.start, here.stop))):
                     hidden[here] = upper.run_block(layer, hidden[here], lines[here])
         means = self._said(hidden[:, -1]).reshape(-1, draws).mean(1).tolist()
