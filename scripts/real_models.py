@@ -12,6 +12,7 @@ is made of those files alone.
 import argparse
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -21,16 +22,17 @@ from random import Random
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
-from errata.analysis.intervals import wilson
+from errata.analysis.intervals import bootstrap_mean, wilson
 from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore, default_cache
 from errata.editors.strength import calibration_facts
 from errata.edits import EditStream, Fact
 from errata.edits.counterfact import read_counterfact
-from errata.models import EditableModel, load
+from errata.models import EditableModel, identity_of, load
 from errata.probes.answers import contained
 from errata.probes.generation import generate
 from errata.probes.scoring import score, score_tokens
@@ -92,6 +94,7 @@ def run(args: argparse.Namespace) -> None:
     if not left:
         return
     settings = {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in args.o)}
+    check_settings(FOLDER / f"{name}.settings.json", model, args.method, nested(settings))
     with file.open("a", encoding="utf-8") as out:
         for record in (
             edited(model, args.method, settings, left, rows)
@@ -100,6 +103,16 @@ def run(args: argparse.Namespace) -> None:
         ):
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
             out.flush()
+
+
+def check_settings(file: Path, model: EditableModel, method: str, chosen: dict[str, Any]) -> None:
+    """Write down with what records are made, or refuse to add records that are made with something else."""
+    resolved = resolve_settings(method, model, chosen).model_dump(mode="json") if method != "unedited" else {}
+    wanted = {"model": str(identity_of(model)), "method": method, "settings": resolved}
+    if file.exists() and (had := json.loads(file.read_text())) != wanted:
+        differs = [key for key in wanted if had.get(key) != wanted[key]]
+        sys.exit(f"{file.stem} was made with other {', '.join(differs)}; take it away, or give another --label.")
+    file.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
 
 
 def edited(
@@ -216,7 +229,8 @@ def page() -> str:
         "Each CounterFact record (no subject twice, seed 15) is the only edit of the clean model. `success`: the new",
         "object is more probable than the true one. `exact`: every token of it is the most probable. `said`: it stands",
         f"in the first {SAID} tokens that the model writes after the prompt. Paraphrase and neighborhood are `success`",
-        "of the record's own prompts. 95 % intervals are Wilson's. The perplexity is that of 512 held-out tokens.",
+        "of the record's own prompts. 95 % intervals are Wilson's; of neighborhood a",
+        "bootstrap over records. The perplexity is that of 512 held-out tokens.",
         "",
         "`python scripts/real_models.py page` makes this page from the records beside it.",
     ]
@@ -255,6 +269,8 @@ def line(name: str, records: Sequence[dict[str, Any]], unedited: dict[str, dict[
         return f"{100 * fmean(values):.1f} ({100 * low:.0f}–{100 * high:.0f})" if values else "–"
 
     flat = {key: [v for r in records for v in r[key]] for key in ("paraphrase", "neighborhood")}
+    near = [fmean(r["neighborhood"]) for r in records if r["neighborhood"]]
+    low, high = bootstrap_mean(np.array(near), np.random.default_rng(0))
     before = [unedited[r["id"]] for r in records if r["id"] in unedited]
     change = ratio = "–"
     if len(before) == len(records):
@@ -267,7 +283,7 @@ def line(name: str, records: Sequence[dict[str, Any]], unedited: dict[str, dict[
         str(len(records)),
         *(share([r[key] for r in records]) for key in ("success", "exact", "said")),
         share(flat["paraphrase"]),
-        share(flat["neighborhood"]),
+        f"{100 * fmean(flat['neighborhood']):.1f} ({100 * low:.0f}–{100 * high:.0f})",
         change,
         ratio,
         f"{median(seconds):.1f}" if seconds else "–",

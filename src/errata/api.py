@@ -159,8 +159,11 @@ def _verdicts(
     """Ask the edited model for every fact in the weights, and say why those that did not take did not."""
     scores = score(model, [(fact.text, fact.target_new) for fact in facts], [fact.join for fact in facts])
     took = tuple(found.exact == 1.0 if entry.applied else None for found, entry in zip(scores, entries, strict=True))
+    latest = {(fact.subject, fact.prompt): fact.target_new for fact in facts}  # of several edits the last one stands
     causes = tuple(
-        why_not(entry.diagnostics, method, exp(found.logp)) if taken is False else ""
-        for found, entry, taken in zip(scores, entries, took, strict=True)
+        why_not(entry.diagnostics, method, exp(found.logp))
+        if taken is False and latest[fact.subject, fact.prompt] == fact.target_new
+        else ""
+        for fact, found, entry, taken in zip(facts, scores, entries, took, strict=True)
     )
     return took, causes

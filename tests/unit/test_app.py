@@ -10,10 +10,10 @@ from errata.app.bench import Bench
 from errata.app.page import HOST, LocalOnly, Page
 from errata.editors.ladder import Ladder
 from errata.edits import Fact
+from errata.edits.fields import names
 from errata.edits.lab import read_lab
 from errata.errors import EditDataError, RunError
 from errata.models import load
-from errata.probes.canary import names
 from errata.studies.recipe import GuardSection
 from errata.trajectory import Dense, overlay
 

@@ -16,9 +16,10 @@ from errata.editors.base import Editor
 from errata.editors.ladder import Ladder
 from errata.editors.update import Update
 from errata.edits import EditStream
+from errata.edits.fields import names
 from errata.edits.jsonl import read_own
 from errata.errors import ConfigError
-from errata.probes.canary import LineCanary, canary_lines, names
+from errata.probes.canary import LineCanary, canary_lines
 from errata.probes.scoring import score
 from errata.studies.recipe import Recipe, load_recipe
 from errata.studies.run import resume, run

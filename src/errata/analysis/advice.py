@@ -25,7 +25,7 @@ SHORT = 10
 """Statistics over this many times fewer texts than the published ones are called short."""
 
 
-_STRENGTHS = ("covariance_weight", "identity_weight", "ridge")
+_STRENGTHS = ("covariance_weight", "identity_weight")
 """Settings against which the keys of an edit are weighed: the smaller, the more of the wanted change it gets."""
 
 

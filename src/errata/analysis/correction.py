@@ -147,6 +147,8 @@ def correction(run: RunFrames) -> Correction:
         failed = entry["status"] == "applied" and said == 0.0
         method = run.info["config"].get("method", {})
         cause = why_not(entry.get("diagnostics", {}), method, p_after) if failed else ""
+        if failed and exact.get((key, "now")) == 1.0:
+            cause = "it took when it was made; a later edit undid it"
         stated = first[request, target] if applied and not superseded else key
         outcomes.append(
             FactOutcome(

@@ -10,11 +10,12 @@ from errata.app.material import Material
 from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore, default_cache
 from errata.edits import Fact
+from errata.edits.fields import names
 from errata.errors import ConfigError, RunError
 from errata.joining import Join
 from errata.models import EditableModel, check_answers
 from errata.probes.base import View
-from errata.probes.canary import LineCanary, canary_lines, names
+from errata.probes.canary import LineCanary, canary_lines
 from errata.probes.generation import generate
 from errata.probes.perplexity import Perplexity, PerplexitySettings
 from errata.probes.scoring import score

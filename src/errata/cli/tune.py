@@ -33,10 +33,10 @@ def tune(
     from errata.cli.plain import echo_json
     from errata.cli.terminal import TerminalProgress
     from errata.editors.strength import calibration_facts
-    from errata.editors.tuned import settings_file, write_tuned
+    from errata.editors.tuned import read_tuned, settings_file, write_tuned
     from errata.edits.datasets import load_facts
     from errata.models import load
-    from errata.studies.tune import described, known, short
+    from errata.studies.tune import described, known, occasion, short
     from errata.studies.tune import tune as go
 
     progress = TerminalProgress("tune")
@@ -47,7 +47,8 @@ def tune(
     chosen = known(loaded, given)
     progress.tell(f"{len(chosen)} of {len(given)} facts are known to {model} and are edited")
     file = out or settings_file(loaded)
-    trials = file.with_name(f"{file.stem}-{method}-trials.jsonl")
+    read_tuned(file)  # what cannot be added to is said before anything is tried
+    trials = file.with_name(f"{file.stem}-{method}-{occasion(loaded, method, chosen)}-trials.jsonl")
     found = go(loaded, method, chosen, trials, seconds=60 * minutes, tell=progress.tell, doing=progress.doing)
     progress.end()
     best = found[-1]

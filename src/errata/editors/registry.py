@@ -99,16 +99,20 @@ def _matching(model: EditableModel, collection: Mapping[str, Mapping[str, Any]])
     return next(fitting, {})
 
 
-def resolve_settings(name: str, model: EditableModel, chosen: Mapping[str, Any] | None = None) -> EditorSettings:
+def resolve_settings(
+    name: str, model: EditableModel, chosen: Mapping[str, Any] | None = None, *, untuned: bool = False
+) -> EditorSettings:
     """Resolve a method's settings, each place over those before it; a section given in part keeps the rest.
 
     The places: the method's defaults, layers by depth and what else suits an unpublished model, settings published for
-    this model or found and shipped for it, its own `editing.json`, what `errata tune` has found, and the user's choice.
+    this model or found and shipped for it, its own `editing.json`, what `errata tune` has found (where none are
+    published: a paper's recipe means the same everywhere), and the user's choice.
 
     Args:
         name: the method.
         model: the model to be edited.
         chosen: the user's settings.
+        untuned: leave out what `errata tune` has found.
 
     Raises:
         ConfigError: when a setting is unknown or out of range; names it and the nearest known one.
@@ -118,7 +122,8 @@ def resolve_settings(name: str, model: EditableModel, chosen: Mapping[str, Any] 
         _defaults(cls.Settings),
         {} if any(name in records for records in (published(model), model.settings)) else cls.Settings.unpublished,
         _by_depth(model, cls.Settings),
-        *(_entry(name, cls.Settings, s) for s in (published(model), found(model), model.settings, tuned(model))),
+        *(_entry(name, cls.Settings, s) for s in (published(model), found(model), model.settings)),
+        {} if untuned else _entry(name, cls.Settings, _tuned(name, model)),
     ]
     fields = cls.Settings.model_fields
     # null stands for "not given" where it is no value of the setting.
@@ -126,6 +131,7 @@ def resolve_settings(name: str, model: EditableModel, chosen: Mapping[str, Any] 
         k: v for k, v in (chosen or {}).items() if v is not None or k not in fields or NoneType in _kinds(fields[k])
     }
     settings: dict[str, Any] = reduce(merge, [*layers, given], {})
+    settings |= {other: None for key, other in cls.Settings.displaces.items() if key in given and other not in given}
     try:
         resolved = cls.Settings.model_validate(settings)
     except ValidationError as e:
@@ -141,7 +147,7 @@ def resolve_settings(name: str, model: EditableModel, chosen: Mapping[str, Any] 
 def origin_of_settings(name: str, model: EditableModel) -> str:
     """Say where a method's settings for a model come from, where the user chooses none."""
     places = (
-        (tuned(model), "what errata tune found for this model"),
+        (_tuned(name, model), "what errata tune found for this model"),
         (model.settings, "editing.json of the model's directory"),
         (found(model), "settings that come with Errata, found by edits of this model (docs/real-models.md)"),
         (published(model), "settings published for this model"),
@@ -151,6 +157,10 @@ def origin_of_settings(name: str, model: EditableModel) -> str:
         f"better"
     )
     return next((why for records, why in places if name in records), own)
+
+
+def _tuned(name: str, model: EditableModel) -> dict[str, Any]:
+    return {} if name in published(model) else tuned(model)
 
 
 def _kinds(field: FieldInfo) -> tuple[Any, ...]:

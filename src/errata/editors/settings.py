@@ -21,3 +21,5 @@ class EditorSettings(BaseModel):
     unpublished: ClassVar[Mapping[str, Any]] = {}
     """What is laid over the defaults for a model that has no published settings of the method: defaults are those
     published for one model, and some of them fit no other."""
+    displaces: ClassVar[Mapping[str, str]] = {}
+    """Settings that a user gives in place of another, which is then null unless it is given as well."""

@@ -14,11 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from errata.editors.text_source import TextSource
+from errata.editors.text_source import OWN, TextSource
 from errata.errors import StatisticsError
 from errata.files import cache_root, write_aside
 from errata.models import EditableModel, identity_of
 from errata.models.hooks import capture
+from errata.models.writing import written_in
 
 __all__ = ["SecondMoment", "StatisticsStore", "default_cache", "excess"]
 
@@ -109,6 +110,8 @@ class StatisticsStore:
             StatisticsError: when the text gives no tokens or a cached file is damaged.
         """
         key = {"model": str(identity_of(model)), "text": source.fingerprint(), "dtype": str(model.dtype)}
+        if source.source == OWN:
+            key["written in"] = str(written_in(model))
         paths = {layer: model.mlp_out(layer) for layer in layers}
         files = {
             layer: None if self._cache is None else self._cache / f"{_digest({**key, 'module': path})}.safetensors"
@@ -119,7 +122,7 @@ class StatisticsStore:
         if missing:
             partial = None
             if self._cache is not None:
-                # A partial sum counts chunks, whose size the finished matrix does not depend on.
+                # A partial sum counts chunks.
                 inexact = {**key, "modules": [paths[i] for i in missing], "batch": source.batch}
                 partial = self._cache / f"partial-{_digest(inexact)}.safetensors"
             computed = self._accumulate(model, [paths[i] for i in missing], source, partial)
@@ -181,39 +184,42 @@ class StatisticsStore:
         self, model: EditableModel, paths: list[str], source: TextSource, partial: Path | None
     ) -> list[SecondMoment]:
         sums: dict[str, Tensor] = {}
-        tokens = start = 0
+        tokens, start = dict.fromkeys(paths, 0), 0
         if partial is not None and partial.exists():
             stored, meta = _open(partial)
             sums = {path: stored[path].to(model.device) for path in paths}
-            tokens, start = int(meta["tokens"]), int(meta["chunks"])
-        width = max(model.weight(path).shape[1] for path in paths)
-        stop, expected = source.stop, source.expected_chunks(width)
+            tokens, start = json.loads(meta["tokens"]), int(meta["chunks"])
+        width = {path: model.weight(path).shape[1] for path in paths}
+        stop, expected = source.stop, source.expected_chunks(max(width.values()))
+        # Each layer ends by its own keys: its C does not depend on which others are asked for with it.
+        going = [path for path in paths if tokens[path] >= 0]
         for i, chunk in enumerate(source.chunks(model, start), start + 1):
             if not chunk:
                 continue
-            keys = _keys(model, paths, chunk)
-            enough = (
-                stop is not None
-                and tokens >= 2 * width
-                and all(excess(sums[path] / tokens, keys[path].double()) <= stop for path in paths)
-            )
-            for path in paths:
+            keys = _keys(model, going, chunk)
+            for path in list(going):
                 found = keys.pop(path).double()
                 if path not in sums:
                     sums[path] = found.new_zeros(found.shape[1], found.shape[1])
+                seen, least = tokens[path], 2 * width[path]
+                enough = stop is not None and seen >= least and excess(sums[path] / seen, found) <= stop
                 sums[path].addmm_(found.T, found)
-            tokens += len(found)
+                tokens[path] += len(found)
+                if enough or (stop is not None and tokens[path] >= _ENDLESS * width[path]):
+                    going.remove(path)
             self._progress(i, max(i, expected))
-            if enough or (stop is not None and tokens >= _ENDLESS * width):
+            if not going:
                 break
             if partial is not None and i % _SAVE_EVERY == 0:
-                _write(partial, sums, {"tokens": str(tokens), "chunks": str(i)})
-        if not tokens:
+                counts = {path: n if path in going else -abs(n) for path, n in tokens.items()}  # negative: has ended
+                _write(partial, sums, {"tokens": json.dumps(counts), "chunks": str(i)})
+        tokens = {path: abs(n) for path, n in tokens.items()}
+        if not all(tokens.values()):
             raise StatisticsError(
                 f"the text source {source.source!r} gave no tokens; statistics need text. Name a longer one."
             )
         # One by one: all sums and all means together would be the most that a run holds.
-        return [SecondMoment(sums.pop(p).div_(tokens).float(), tokens) for p in paths]
+        return [SecondMoment(sums.pop(p).div_(tokens[p]).float(), tokens[p]) for p in paths]
 
 
 def excess(C: Float[Tensor, "in in"], keys: Float[Tensor, "token in"]) -> float:

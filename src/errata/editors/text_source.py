@@ -24,6 +24,7 @@ OWN = "self"
 
 _OWN_ROWS = 32  # a chunk
 _OWN_CHUNKS = 4  # written together: a processor is then busy with products, not with reading weights
+_OWN_VERSION = 2  # of how it is written: with another, the same seed gives another text
 _OWN_TOKENS = 64  # a text; subjects of facts stand near the beginning of a text
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -68,14 +69,15 @@ class TextSource(EditorSettings):
     def fingerprint(self) -> str:
         """Return a hash of the text that will be read; a hub data set and own text stand by their names."""
         if self.source == OWN:
-            return f"{OWN}/{self.seed}/{self.samples}/{self._own_tokens()}/{self.bound}"
+            return f"{OWN}/{_OWN_VERSION}/{self.seed}/{self.samples}/{self._own_tokens()}/{self.bound}"
         if self._is_local():
             digest = hashlib.sha256()
             for text in self.texts():
                 digest.update(text.encode() + b"\0")
             content = digest.hexdigest()
         else:
-            content = f"{self.source}/{self.bound}"
+            # Whether it is enough is asked once a batch.
+            content = f"{self.source}/{self.bound}" + (f"/{self.batch}" if self.bound is not None else "")
         return f"{content}/{self.samples}/{self.max_tokens}"
 
     def chunks(self, model: EditableModel, skip: int = 0) -> Iterator[list[list[int]]]:

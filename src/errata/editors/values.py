@@ -85,7 +85,9 @@ def optimise_values(
         (found,) = minimise(portion, [initial], logits, settings, look_every)
         if adjust is not None:
             found = [_adjusted(value, v, adjust) for value, v in zip(found, written, strict=True)]
-        return [_behind(norm, value, h) for value, h in zip(found, reached, strict=True)] if site == "block" else found
+        if site == "block":
+            return [_behind(norm, value, h) for value, h in zip(found, reached, strict=True)]
+        return found if norm is None else [_shortened(value) for value in found]
 
     half = settings.matrices == "bfloat16"
     return _in_portions(
@@ -178,6 +180,11 @@ def _adjusted(value: TargetValue, written: Tensor, adjust: Callable[[Tensor, Ten
     before = written.to(value.vector.dtype)
     after = adjust(before + (value.vector - value.initial), before)
     return replace(value, vector=value.initial + (after - before))
+
+
+def _shortened(value: TargetValue) -> TargetValue:
+    """Return v* at the length of v: a norm behind W forgets lengths, and a long change of W moves other keys too."""
+    return replace(value, vector=value.vector * (value.initial.norm() / value.vector.norm()))
 
 
 @torch.no_grad()

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from errata.edits.check import Check, foreign_characters
+from errata.edits.fields import with_place_for
 from errata.errors import EditDataError
 from errata.joining import JOINS, Join, joint
 
 __all__ = ["Fact"]
 
 _TEXTS = ("paraphrase_prompts", "neighborhood_prompts", "generation_prompts", "reference_texts", "teaching_prompts")
-_PROMPTS = ("paraphrase_prompts", "neighborhood_prompts", "teaching_prompts")
+_PROMPTS = ("paraphrase_prompts", "neighborhood_prompts", "generation_prompts", "teaching_prompts")
 _LATER = ("checks", "generation_prompts", "reference_texts", "teaching_prompts")
 
 
@@ -131,14 +132,18 @@ class Fact:
     def taught_by(self, paraphrases: int) -> "Fact":
         """Return the fact with its first paraphrases as teaching prompts; those that are left measure.
 
+        A paraphrase that does not hold the subject has no place for δ and teaches nothing: it is left to measure.
+
         Args:
             paraphrases: how many teaching prompts it is to have, with those that it has already. One paraphrase at
                 least is left to measure.
         """
         n = min(paraphrases - len(self.teaching_prompts), len(self.paraphrase_prompts) - 1)
-        if n < 1:
+        able = [text for text in self.paraphrase_prompts if with_place_for(self.subject, text) is not None]
+        taught = able[: max(n, 0)]
+        if not taught:
             return self
-        taught, left = self.paraphrase_prompts[:n], self.paraphrase_prompts[n:]
+        left = tuple(text for text in self.paraphrase_prompts if text not in taught)
         return replace(self, teaching_prompts=(*self.teaching_prompts, *taught), paraphrase_prompts=left)
 
     @classmethod

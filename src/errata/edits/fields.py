@@ -1,14 +1,14 @@
 """Take fields out of the records of published data sets, naming place and field of what is not there."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from errata.errors import EditDataError
 from errata.joining import spaceless
 
-__all__ = ["Fields", "LeftOut", "at_place", "with_place_for"]
+__all__ = ["Fields", "LeftOut", "at_place", "names", "with_place_for"]
 
 
 # Where a letter or digit stands beside it, with or without a hyphen, a text is a part of a word; "C" is one of "C++".
@@ -111,6 +111,18 @@ def at_place(place: str) -> Iterator[None]:
         yield
     except EditDataError as e:
         raise e if str(e).startswith(place) else EditDataError(f"{place}: {e}") from e
+
+
+def names(line: str, subjects: Collection[str]) -> bool:
+    """Return whether a line names one of the subjects, as whole words, in capitals or not.
+
+    Example:
+        >>> names("There he lives.", ["He"]), names("Where is it?", ["He"])
+        (True, False)
+    """
+    line = line.lower()
+    found = (subject for subject in map(str.lower, subjects) if subject in line)
+    return any(re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", line) for subject in found)
 
 
 def with_place_for(subject: str, text: str) -> tuple[str, str] | None:

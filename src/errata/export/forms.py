@@ -11,6 +11,7 @@ from errata.edits import Fact
 from errata.export.card import Contents
 from errata.export.measure import Fidelity
 from errata.lab.models import LAB_MODELS
+from errata.models.known import name_elsewhere
 from errata.trajectory import Entry
 
 __all__ = ["Exported", "Form", "contents"]
@@ -72,7 +73,7 @@ def contents(
         facts: by id.
         stated: which facts the exported form states, by id.
     """
-    name, base = exported.out.name, repr(model)
+    name, base = exported.out.name, repr(model if exported.form == "editor" else name_elsewhere(model))
     serve = note = ""
     if exported.form == "full":
         what = "plain weights"
@@ -87,6 +88,8 @@ def contents(
             f"model = PeftModel.from_pretrained(model, {name!r})"
         )
         serve, note = _served(exported, model)
+        if model.endswith(".gguf"):
+            note = f"transformers reads no adapter on a GGUF file: load the model that {model} was made of. {note}"
         if model in LAB_MODELS:
             note = (
                 f"{model} comes with Errata: `errata lab export {model} --out {model}` writes it to be loaded. {note}"

@@ -12,6 +12,7 @@ from errata.errors import ConfigError, MissingExtraError
 from errata.export.factors import Factors, factorise
 from errata.files import write_aside
 from errata.models import EditableModel
+from errata.models.known import name_elsewhere
 from errata.trajectory import Trajectory
 
 __all__ = ["SERVED_RANKS", "adapter", "peft", "served_rank", "write_adapter"]
@@ -84,7 +85,7 @@ def write_adapter(model: EditableModel, factors: Mapping[str, Factors], folder: 
     others = {path: f.rank for path, f in factors.items() if f.rank != r}
     config = peft().LoraConfig(
         task_type="CAUSAL_LM",
-        base_model_name_or_path=model.name,
+        base_model_name_or_path=name_elsewhere(model.name),
         inference_mode=True,
         r=r,
         lora_alpha=r,

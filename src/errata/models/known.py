@@ -6,7 +6,7 @@ from pathlib import Path
 
 from errata.files import cache_root
 
-__all__ = ["KNOWN_MODELS", "KnownModel", "models_cache"]
+__all__ = ["KNOWN_MODELS", "KnownModel", "models_cache", "name_elsewhere"]
 
 
 @dataclass(frozen=True)
@@ -69,3 +69,8 @@ _ALL = (
 )
 KNOWN_MODELS: dict[str, KnownModel] = {model.name: model for model in _ALL}
 """Every known model by its short name."""
+
+
+def name_elsewhere(name: str) -> str:
+    """Return the name by which other software finds a model: a known model's on the hub, any other's own."""
+    return KNOWN_MODELS[name].hub if name in KNOWN_MODELS else name

@@ -1,7 +1,6 @@
 """Let a model write text of its own: sampled token rows, for statistics that need neither a file nor a hub."""
 
 from copy import deepcopy
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +11,7 @@ from errata.models.editable import EditableModel
 from errata.models.hooks import cache_to
 from errata.models.replay import multiplies_bfloat16
 
-__all__ = ["beginning", "written"]
+__all__ = ["beginning", "written", "written_in"]
 
 _WORTH_A_COPY, _MOST_COPIED = 2**26, 2**32  # bytes of a float32 model
 _BLOCK = 512  # tokens whose probabilities are cumulated together
@@ -53,14 +52,21 @@ def written(model: EditableModel, rows: int, tokens: int, generator: torch.Gener
     return torch.cat(made, 1).tolist()
 
 
-def _writer(model: EditableModel) -> Any:
-    """Return a copy of the model in bfloat16 where that is quicker and takes little room, else the model itself."""
+def written_in(model: EditableModel) -> torch.dtype:
+    """Return the precision in which a model writes: bfloat16 where that is quicker and takes little room."""
     size = sum(p.numel() * p.itemsize for p in model.model.parameters())
     plain = model.dtype == torch.float32 and not any(p.is_meta for p in model.model.parameters())
     if plain and _WORTH_A_COPY <= size <= _MOST_COPIED and multiplies_bfloat16(model.device.type):
-        copy: nn.Module = deepcopy(model.model)
-        return copy.to(torch.bfloat16)
-    return model.model
+        return torch.bfloat16
+    return model.dtype
+
+
+def _writer(model: EditableModel) -> nn.Module:
+    """Return what writes: the model itself, or a copy of it."""
+    if (precision := written_in(model)) == model.dtype:
+        return model.model
+    copy: nn.Module = deepcopy(model.model)
+    return copy.to(precision)
 
 
 def _drawn(logits: Float[Tensor, "row vocab"], generator: torch.Generator) -> Int[Tensor, "row 1"]:

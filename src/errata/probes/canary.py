@@ -1,8 +1,7 @@
 """The canary: lines that no edit should change, read on every trial of an update."""
 
 import math
-import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from random import Random
@@ -13,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata.edits import Fact
+from errata.edits.fields import names
 from errata.errors import ConfigError
 from errata.files import read_text
 from errata.lab.models import LAB_MODELS, load_world
@@ -20,7 +20,7 @@ from errata.models import EditableModel
 from errata.models.head import logits_in_parts, states_at
 from errata.probes.scoring import score, token_budget
 
-__all__ = ["LineCanary", "canary_lines", "names"]
+__all__ = ["LineCanary", "canary_lines"]
 
 _PROSE = 0.25  # of a lab canary's lines: held-out text beside facts
 
@@ -104,18 +104,6 @@ def _alike(rows: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
             groups.append([])
         groups[-1].append(line)
     return groups
-
-
-def names(line: str, subjects: Collection[str]) -> bool:
-    """Return whether a line names one of the subjects, as whole words, in capitals or not.
-
-    Example:
-        >>> names("There he lives.", ["He"]), names("Where is it?", ["He"])
-        (True, False)
-    """
-    line = line.lower()
-    found = (subject for subject in map(str.lower, subjects) if subject in line)
-    return any(re.search(rf"(?<!\w){re.escape(subject)}(?!\w)", line) for subject in found)
 
 
 def canary_lines(

@@ -15,6 +15,7 @@ _OPTIONS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("realised", (0.5, 0.65, 0.9)),
     ("value.clamp_norm_factor", (0.75, 1.0, 1.5, 3.0)),
     ("value.steps", (30, 40)),
+    ("steps", (50, 100)),
     ("value.kl_factor", (0.0625, 0.25, 1.0)),
     ("value.weight_decay", (0.05, 0.5)),
     ("free_share", (0.6, 0.9)),

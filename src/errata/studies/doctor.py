@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from errata.editors.registry import editor_class
-from errata.editors.text_source import TextSource
+from errata.editors.text_source import OWN, TextSource
 from errata.edits import Fact
 from errata.errors import EditDataError, ErrataError, StatisticsError
 from errata.models import EditableModel
@@ -128,6 +128,8 @@ def _method(session: Session) -> Iterator[Finding]:
 
 
 def _first(text: TextSource) -> str:
+    if text.source == OWN:
+        return text.check()
     if next(text.texts(), None) is None:
         raise StatisticsError(f"{text.source} holds no text. Name another: -o method.statistics.source=FILE")
     return text.check()

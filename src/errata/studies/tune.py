@@ -1,5 +1,6 @@
 """Find settings of a method for a model: try them in single edits of facts that the model knows."""
 
+import hashlib
 import json
 import math
 import time
@@ -17,13 +18,13 @@ from errata.editors.statistics import StatisticsStore, default_cache
 from errata.edits import Fact
 from errata.errors import AnalysisError, ErrataError
 from errata.files import append_lines
-from errata.models import EditableModel
+from errata.models import EditableModel, check_answers, identity_of
 from errata.models.writing import written
 from errata.probes.scoring import score, score_tokens
 from errata.studies.candidates import candidates
 from errata.studies.first_edits import first_edits
 
-__all__ = ["Outcome", "Trial", "known", "tune"]
+__all__ = ["Outcome", "Trial", "known", "occasion", "tune"]
 
 PERPLEXITY = 1.01
 """The most that an edit may multiply the perplexity of other text by."""
@@ -111,7 +112,7 @@ def tune(
     """
     bench = _Bench(model, method, facts, file)
     began = time.monotonic()
-    default = resolve_settings(method, model)
+    default = resolve_settings(method, model, untuned=True)
     best = bench.trial({}, _FEW)
     tell(f"defaults: {described(best)}")
     tried = list(candidates(default, model))
@@ -137,6 +138,7 @@ def known(model: EditableModel, facts: Sequence[Fact]) -> list[Fact]:
     Raises:
         AnalysisError: when no fact is left.
     """
+    check_answers(model)
     asked = [fact for fact in facts if fact.target_true and fact.paraphrase_prompts and fact.neighborhood_prompts]
     prompts = [(fact, prompt) for fact in asked for prompt in (fact.text, *fact.neighborhood_prompts)]
     pairs = [(p, o) for fact, p in prompts for o in (fact.target_true, fact.target_new)]
@@ -188,7 +190,7 @@ class _Bench:
 
     def _outcome(self, settings: Mapping[str, Any], facts: Sequence[Fact]) -> Outcome:
         model = self._model
-        editor = editor_class(self._method)(resolve_settings(self._method, model, settings))
+        editor = editor_class(self._method)(resolve_settings(self._method, model, settings, untuned=True))
         editor.prepare(model, StatisticsStore(default_cache()), Random(0))
         columns: dict[str, list[float]] = {name: [] for name in Outcome.__dataclass_fields__}
         for fact, entry in first_edits(model, editor, facts):
@@ -228,6 +230,13 @@ def read_trials(file: Path) -> Iterator[Trial]:
             continue
         outcome = record.pop("outcome")
         yield Trial(outcome=outcome and Outcome(**outcome), **record)
+
+
+def occasion(model: EditableModel, method: str, facts: Sequence[Fact]) -> str:
+    """Return a digest of all that a trial's outcome depends on beside its settings."""
+    default = resolve_settings(method, model, untuned=True).model_dump(mode="json")
+    whole = [str(identity_of(model)), str(model.dtype), default, [fact.to_mapping() for fact in facts]]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def described(trial: Trial) -> str:

@@ -26,17 +26,19 @@ class AlphaEditSettings(SpreadSettings):
 
     unpublished: ClassVar[Mapping[str, Any]] = {
         **SpreadSettings.unpublished,
-        "threshold": 0.8,
-        "threshold_unit": "share",
+        "free_share": 0.8,
         "identity_weight": "auto",
     }
+    displaces: ClassVar[Mapping[str, str]] = {"threshold": "free_share", "threshold_unit": "free_share"}
 
     threshold: float = Field(default=2e-2, gt=0)
     """Directions in which C is smaller than this are free to change (`nullspace_threshold`). The paper says 1e-2."""
-    threshold_unit: Literal["absolute", "mean", "share"] = "absolute"
-    """Whether the threshold is absolute, as published, or a fraction of C's mean eigenvalue, or the share of all
-    directions that are free, those with the smallest eigenvalues: neither of these depends on the length of a model's
-    keys."""
+    threshold_unit: Literal["absolute", "mean"] = "absolute"
+    """Whether the threshold is absolute, as published, or a fraction of C's mean eigenvalue, which does not depend on
+    the length of a model's keys."""
+    free_share: float | None = Field(default=None, gt=0, le=1)
+    """In place of a threshold: the share of all directions that are free, those in which C is smallest. 0.8 where a
+    model has no published settings; a threshold that is given takes its place."""
     identity_weight: Weight = 10.0
     """λ, the weight of I (`L2`). The paper has 1. "auto": the λ at which the median key of well-known subjects realises
     the fraction `realised`."""
@@ -61,24 +63,30 @@ class AlphaEdit(MEMITHistory):
     def __init__(self, settings: Any) -> None:
         super().__init__(settings)
         self._free: dict[str, Tensor] = {}
+        self._calibrating: dict[str, Tensor] = {}  # keys of well-known subjects, while λ is set
 
     def prepare(self, model: EditableModel, statistics: StatisticsStore, rng: Random) -> None:
         """Sample the context prefixes, and find the null space of each layer's C, once for all runs."""
-        self._store, self._unedited = statistics, model
+        self._store = statistics
+        s = self.settings
+        auto = s.identity_weight == "auto"
+        self._calibrating = calibration_keys(model, s.layers, s.fact_token) if auto else {}
         super().prepare(model, statistics, rng)
+        self._calibrating = {}
 
     def _weigh(self, path: str, moment: SecondMoment) -> None:
         """Find the null space of C, and begin with no past keys beside λI in its coordinates."""
         C, s = moment.matrix.double(), self.settings
-        below = self._below(C)
+        what = f"{s.threshold!r} {s.threshold_unit}" if s.free_share is None else f"{s.free_share!r} of all directions"
         self._free[path] = U = self._store.derived(
-            f"null space below {below!r}", moment.matrix, lambda: null_space(C, below, f"the covariance of {path}")
+            f"null space below {what}",
+            moment.matrix,
+            lambda: null_space(C, self._below(C), f"the covariance of {path}"),
         )
         size, device = U.shape[1], U.device
         weight = s.identity_weight
         if weight == "auto":
-            keys = calibration_keys(self._unedited, s.layers, s.fact_token)[path]
-            weight = weight_for((U.T @ keys).pow(2).sum(0), s.realised)
+            weight = weight_for((U.T @ self._calibrating[path]).pow(2).sum(0), s.realised)
         self._weights[path] = weight
 
         def begin() -> Float[Tensor, "free free"]:
@@ -89,8 +97,8 @@ class AlphaEdit(MEMITHistory):
     def _below(self, C: Float[Tensor, "in in"]) -> float:
         """Return the eigenvalue below which a direction is free."""
         s = self.settings
-        if s.threshold_unit == "share":
-            return float(torch.linalg.eigvalsh(C).quantile(min(1.0, s.threshold)))
+        if s.free_share is not None:
+            return float(torch.linalg.eigvalsh(C).quantile(s.free_share))
         return s.threshold * (float(C.diagonal().mean()) if s.threshold_unit == "mean" else 1.0)
 
     def projectors(self) -> dict[str, Float[Tensor, "in in"]]:

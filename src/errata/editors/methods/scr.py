@@ -7,6 +7,7 @@ from pydantic import Field
 
 from errata.editors.prompt_memory import PromptMemory, PromptMemorySettings
 from errata.edits import Fact
+from errata.edits.fields import names
 from errata.models import EditableModel
 
 __all__ = ["SCR", "SCRSettings"]
@@ -52,7 +53,7 @@ class SCR(PromptMemory):
     @torch.no_grad()
     def _confirmed(self, model: EditableModel, fact: Fact, text: str) -> bool:
         if self.settings.confirm == "subject":
-            return fact.subject.lower() in text.lower()
+            return names(text, [fact.subject])
         if self.settings.confirm == "none":
             return True
         told = fact.sentence
