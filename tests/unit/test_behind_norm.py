@@ -10,7 +10,7 @@ from errata.editors.keys import at_subject, place
 from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore
 from errata.editors.update import overlay
-from errata.editors.values import optimise_values
+from errata.editors.values import ValueSettings, optimise_values
 from errata.models.hooks import add_to_outputs
 from tiny import tiny_facts, tiny_model, tiny_text_file
 
@@ -84,3 +84,12 @@ def test_memit_reaches_z_through_the_norm(family: str, tmp_path) -> None:
     with overlay(model, editor.propose(model, [fact]).changes):
         _, reached = at_subject(model, model.block_path(1), [place(model, fact)])
     assert float((reached[0] - z.vector).norm() / (z.vector - z.initial).norm()) < 1e-3
+
+
+@pytest.mark.parametrize("family", NORMED)
+def test_a_value_of_w_keeps_w_s_length_and_gives_what_it_was_found_for(family: str) -> None:
+    model = tiny_model(family)
+    settings = ValueSettings(steps=5, clamp_norm_factor=4.0)
+    (value,) = optimise_values(model, tiny_facts(1), 1, "mlp", ["{}"], settings)
+    assert float(value.vector.norm()) == pytest.approx(float(value.initial.norm()), rel=1e-5)
+    assert float((value.vector - value.initial).norm()) > 0.1 * float(value.initial.norm())

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from errata.editors.text_source import TextSource
 from errata.edits import Fact
 from errata.studies import doctor as examination
 from errata.studies import machine
@@ -97,3 +98,7 @@ def test_words_without_a_token_are_found_in_prompts_and_targets() -> None:
     assert not examination._unknown(model, Fact("Ada", "{} plays", "piano"))
     assert examination._unknown(model, Fact("Ada", "{} plays", "cello"))
     assert examination._unknown(model, Fact("Eve", "{} plays", "piano"))
+
+
+def test_text_that_the_model_writes_itself_is_no_file_to_look_for() -> None:
+    assert "writes itself" in examination._first(TextSource())

@@ -83,3 +83,33 @@ def test_a_token_drawn_by_blocks_is_the_one_that_all_cumulated_probabilities_giv
     assert torch.equal(drawn, torch.searchsorted(cumulated, uniform * cumulated[:, -1:]))
     assert drawn[0] == 1299
     assert _drawn(torch.full((1, 1300), torch.nan), torch.Generator().manual_seed(2)).item() == 0
+
+
+def test_a_layer_s_statistics_do_not_depend_on_which_others_are_asked_for(tmp_path: Path) -> None:
+    model, source = tiny_model("llama"), TextSource(bound=1.1)
+    together = StatisticsStore().second_moments(model, [0, 1], source)
+    alone = [StatisticsStore().second_moments(model, [layer], source)[0] for layer in (0, 1)]
+    assert {m.tokens for m in alone} != {alone[0].tokens}, "the test needs layers that end at different tokens"
+    for a, b in zip(together, alone, strict=True):
+        assert a.tokens == b.tokens
+        assert torch.equal(a.matrix, b.matrix)
+
+
+def test_a_count_of_which_some_layers_have_ended_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from errata.editors import statistics
+
+    monkeypatch.setattr(statistics, "_SAVE_EVERY", 1)
+    model, source = tiny_model("llama"), TextSource(bound=1.1)
+    whole = StatisticsStore().second_moments(model, [0, 1], source)
+    first = min(moment.tokens for moment in whole)
+    chunks = first // (32 * 64)  # one layer has ended, the other has not
+
+    def stop(done: int, total: int) -> None:
+        if done == chunks + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        StatisticsStore(tmp_path, stop).second_moments(model, [0, 1], source)
+    resumed = StatisticsStore(tmp_path).second_moments(model, [0, 1], source)
+    assert [moment.tokens for moment in resumed] == [moment.tokens for moment in whole]
+    assert all(torch.equal(a.matrix, b.matrix) for a, b in zip(resumed, whole, strict=True))

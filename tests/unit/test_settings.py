@@ -132,3 +132,10 @@ def test_settings_like_another_method_s(model) -> None:
     for name in ("rect", "prune"):
         with pytest.raises(ConfigError, match=f"settings of {name} are like"):
             resolve_settings(name, model)
+
+
+def test_a_threshold_that_is_given_takes_the_place_of_the_free_share(model) -> None:
+    assert resolve_settings("alphaedit", model).free_share == 0.8
+    given = resolve_settings("alphaedit", model, {"threshold": 0.02})
+    assert (given.threshold, given.free_share) == (0.02, None)
+    assert resolve_settings("alphaedit", model, {"threshold": 0.02, "free_share": 0.5}).free_share == 0.5

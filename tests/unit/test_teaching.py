@@ -1,5 +1,7 @@
 """A fact taught in other words: some paraphrases take part in optimising the value, the others measure."""
 
+from dataclasses import replace
+
 from errata.editors.value_prompts import FactPrompts, portions
 from errata.edits import EditStream, Fact
 from errata.studies.recipe import load_recipe
@@ -61,3 +63,10 @@ def test_a_run_teaches_what_its_setting_says_and_measures_the_rest() -> None:
     (fact,) = session.stream.facts
     assert len(fact.teaching_prompts) == 2
     assert len(fact.paraphrase_prompts) == 1
+
+
+def test_a_paraphrase_that_lacks_the_subject_is_left_to_measure() -> None:
+    fact = replace(FACT, paraphrase_prompts=("Where does it lie? In", *FACT.paraphrase_prompts))
+    taught = fact.taught_by(1)
+    assert taught.teaching_prompts == ("The place of Stone is",)
+    assert taught.paraphrase_prompts[0] == "Where does it lie? In"

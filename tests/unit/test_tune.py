@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from errata.editors.registry import origin_of_settings, resolve_settings
-from errata.editors.tuned import settings_file, write_tuned
+from errata.editors.tuned import read_tuned, settings_file, write_tuned
 from errata.edits import Fact
-from errata.errors import AnalysisError
+from errata.errors import AnalysisError, ConfigError
 from errata.models import EditableModel
 from errata.studies import tune as tuning
 from errata.studies.candidates import candidates
 from errata.studies.first_edits import first_edits
-from errata.studies.tune import Outcome, Trial, known, short, tune
+from errata.studies.tune import Outcome, Trial, known, occasion, short, tune
 from tiny import tiny_model
 
 
@@ -119,3 +119,29 @@ def test_found_settings_are_used_for_this_very_model_alone(tmp_path: Path, monke
     settings_file(model).write_text("[")
     with pytest.raises(Exception, match="Delete it; errata tune makes it anew"):
         resolve_settings("memit", model)
+
+
+def test_tuning_again_starts_from_the_untuned_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERRATA_CACHE", str(tmp_path))
+    model = tiny_model("gpt2")
+    before, default = occasion(model, "lora", facts()), resolve_settings("lora", model)
+    write_tuned(settings_file(model), "lora", {"lr": 0.5}, "by hand")
+    assert resolve_settings("lora", model).lr == 0.5
+    assert resolve_settings("lora", model, untuned=True) == default
+    assert occasion(model, "lora", facts()) == before
+    assert occasion(model, "lora", facts(2)) != before
+
+
+def test_found_settings_go_with_the_configuration_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERRATA_CACHE", str(tmp_path))
+    model = tiny_model("llama")
+    write_tuned(settings_file(model), "lora", {"lr": 0.5}, "by hand")
+    model.model.config.rope_parameters = {**model.model.config.rope_parameters, "rope_theta": 77.0}
+    assert resolve_settings("lora", model).lr != 0.5
+
+
+def test_a_file_of_settings_that_holds_something_else_is_named_before_anything_is_tried(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("lr: 3")
+    with pytest.raises(ConfigError, match="holds no settings"):
+        read_tuned(file)
