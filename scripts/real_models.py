@@ -27,6 +27,7 @@ import torch
 import yaml
 
 from errata.analysis.intervals import bootstrap_mean, wilson
+from errata.editors.base import Editor
 from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore, default_cache
 from errata.editors.strength import calibration_facts
@@ -51,6 +52,7 @@ KINDS = {
 }
 """What the files' names say of the facts, and how the page calls them."""
 SAID = 10  # tokens within which the object is to be said
+EVERY = 4  # of how many facts one is followed by a reading of held-out text, which takes as long as all else
 
 
 def main() -> None:
@@ -90,16 +92,16 @@ def run(args: argparse.Namespace) -> None:
     file = FOLDER / f"{name}.jsonl"
     FOLDER.mkdir(parents=True, exist_ok=True)
     done = {record["id"] for record in read(file)}
-    left = [fact for fact in facts if fact.id not in done]
+    left = [(fact, rows if at % EVERY == 0 else []) for at, fact in enumerate(facts) if fact.id not in done]
     if not left:
         return
     settings = {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in args.o)}
     check_settings(FOLDER / f"{name}.settings.json", model, args.method, nested(settings))
     with file.open("a", encoding="utf-8") as out:
         for record in (
-            edited(model, args.method, settings, left, rows)
+            edited(model, args.method, settings, left)
             if args.method != "unedited"
-            else ({"id": fact.id, **measured(model, held_back(fact), rows)} for fact in left)
+            else ({"id": fact.id, **measured(model, held_back(fact), text)} for fact, text in left)
         ):
             out.write(json.dumps(record, ensure_ascii=False) + "\n")
             out.flush()
@@ -116,15 +118,22 @@ def check_settings(file: Path, model: EditableModel, method: str, chosen: dict[s
 
 
 def edited(
-    model: EditableModel, method: str, settings: dict[str, Any], facts: Sequence[Fact], rows: Sequence[Sequence[int]]
+    model: EditableModel, method: str, settings: dict[str, Any], facts: Sequence[tuple[Fact, list[list[int]]]]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the figures of each fact's own edit."""
-    editor = editor_class(method)(resolve_settings(method, model, nested(settings)))
+    """Yield the figures of each fact's own edit by a method with these settings over its own."""
+    return edits_of(model, editor_class(method)(resolve_settings(method, model, nested(settings))), facts)
+
+
+def edits_of(
+    model: EditableModel, editor: Editor, facts: Sequence[tuple[Fact, list[list[int]]]]
+) -> Iterator[dict[str, Any]]:
+    """Yield the figures of each fact's own edit; with each fact comes the held-out text to be read after it."""
     began = time.perf_counter()
     editor.prepare(model, StatisticsStore(default_cache()), Random(0))
-    print(f"{model.name}, {method}: prepared in {time.perf_counter() - began:.0f} s", flush=True)
+    print(f"{model.name}, {editor.name}: prepared in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     clean = dict(editor.state_dict())
-    for fact in EditStream(tuple(facts)).taught_by(taught_paraphrases(editor.settings)).facts:
+    stream = EditStream(tuple(fact for fact, _ in facts)).taught_by(taught_paraphrases(editor.settings))
+    for fact, (_, text) in zip(stream.facts, facts, strict=True):
         with closing(Trajectory(model, editor, guard=Guard(policy="continue"))) as trajectory:
             (entry,) = trajectory.advance([fact])
             figures = {key: round(value, 6) for key, value in entry.diagnostics.items()}
@@ -135,7 +144,7 @@ def edited(
                 "relative": round(entry.relative, 5),
                 "target_probability": figures.get("target_probability"),
                 "strength": figures.get("covariance_weight"),
-                **measured(model, held_back(fact), rows),
+                **measured(model, held_back(fact), text),
             }
             if trajectory.journal.active_steps():
                 trajectory.undo(last=1)
@@ -159,7 +168,7 @@ def measured(model: EditableModel, fact: Fact, rows: Sequence[Sequence[int]]) ->
         "neighborhood": [int(true.logp > new.logp) for new, true in pairs[near:]],
         "said": int(contained(text, [[fact.target_new]]) == 1.0),
         "text": text,
-        "perplexity": round(perplexity(model, rows), 4),
+        "perplexity": round(perplexity(model, rows), 4) if rows else None,
     }
 
 
@@ -230,7 +239,7 @@ def page() -> str:
         "object is more probable than the true one. `exact`: every token of it is the most probable. `said`: it stands",
         f"in the first {SAID} tokens that the model writes after the prompt. Paraphrase and neighborhood are `success`",
         "of the record's own prompts. 95 % intervals are Wilson's; of neighborhood a",
-        "bootstrap over records. The perplexity is that of 512 held-out tokens.",
+        f"bootstrap over records. The perplexity is that of 512 held-out tokens, read after every {EVERY}th edit.",
         "",
         "`python scripts/real_models.py page` makes this page from the records beside it.",
     ]
@@ -275,7 +284,11 @@ def line(name: str, records: Sequence[dict[str, Any]], unedited: dict[str, dict[
     change = ratio = "–"
     if len(before) == len(records):
         change = f"{100 * (fmean(flat['neighborhood']) - fmean(v for r in before for v in r['neighborhood'])):+.1f}"
-        logs = [math.log(r["perplexity"] / b["perplexity"]) for r, b in zip(records, before, strict=True)]
+        logs = [
+            math.log(r["perplexity"] / b["perplexity"])
+            for r, b in zip(records, before, strict=True)
+            if r["perplexity"] and b["perplexity"]
+        ]
         ratio = f"{100 * (math.exp(fmean(logs)) - 1):+.2f} %"
     seconds = [r["seconds"] for r in records if "seconds" in r]
     columns = [

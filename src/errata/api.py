@@ -13,6 +13,7 @@ from errata.analysis.advice import why_not
 from errata.editors.registry import editor_class, resolve_settings
 from errata.editors.statistics import StatisticsStore, default_cache
 from errata.edits import EditStream, Fact
+from errata.edits.relations import WORDINGS, taught_in_other_words
 from errata.errors import ConfigError, EditDataError
 from errata.models import EditableModel, check_answers
 from errata.models.plain import plain_model
@@ -94,6 +95,7 @@ def edit(
     batch_size: int = 1,
     guard: bool | Guard = True,
     seed: int = 0,
+    wordings: int = WORDINGS,
     **settings: Any,
 ) -> EditResult:
     """Teach a model facts, one batch after another; the model itself is changed and stays a plain transformers model.
@@ -107,6 +109,8 @@ def edit(
         guard: whether each update is judged on a canary before it lands (docs/design/guard.md), and refused where it
             costs too much; or a `Guard`, which looks at its size alone.
         seed: of everything the method samples.
+        wordings: in how many words of its relation each fact is taught beside its own prompt, where its relation is a
+            known one (`errata.edits.relations`); 0: in its own prompt alone.
         settings: the method's settings, over those resolved for the model.
 
     Raises:
@@ -134,6 +138,7 @@ def edit(
     chosen = [f if isinstance(f, Fact) else Fact.from_mapping(f, str(i)) for i, f in enumerate(given, 1)]
     if len({f.id for f in chosen}) < len(chosen):
         chosen = [replace(f, id=str(i)) for i, f in enumerate(chosen, 1)]
+    chosen = taught_in_other_words(chosen, wordings)
     check_stream(model, chosen)
     chosen_settings = resolve_settings(method, model, settings)
     stream = EditStream(tuple(chosen), batch_size).taught_by(taught_paraphrases(chosen_settings))

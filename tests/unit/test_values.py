@@ -149,7 +149,11 @@ def reference(
         AddAt(model, wanted_site, prompts[0][1], None) as at,
     ):
         log_probs(model, prompts[0][0])
-    return (initial + delta if site == wanted_site else at.before).detach(), losses
+    if site != wanted_site:
+        return at.before.detach(), losses
+    vector = (initial + delta).detach()
+    # ROME's v* behind a norm keeps the length of v.
+    return vector * initial.norm() / vector.norm() if normed else vector, losses
 
 
 CASES = [

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from errata.edits import Fact
 from errata.edits.lab import read_lab
+from errata.edits.relations import WORDINGS, taught_in_other_words
 from errata.lab.models import LAB_MODELS, load_world
 from errata.models import EditableModel
 from errata.studies.correct import filled_in, readable
@@ -40,7 +41,7 @@ class Material:
             EditDataError: when the model cannot read it.
         """
         readable(self._model, [fact], skip_bad=False)
-        fact = self._from_world(fact)
+        (fact,) = taught_in_other_words([self._from_world(fact)], WORDINGS)
         return fact if fact.paraphrase_prompts else unedited(lambda: filled_in(self._model, [fact]))[0]
 
     def _from_world(self, fact: Fact) -> Fact:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from errata.cli.plain import echo_json, plain, shown
+from errata.edits.relations import WORDINGS, taught_in_other_words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,6 +40,9 @@ def edit(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave malformed records out and edit the others.")
     ] = False,
+    wordings: Annotated[
+        int, typer.Option(min=0, help="In how many other words of its relation a fact is taught, where it is known.")
+    ] = WORDINGS,
     override: Annotated[list[str] | None, typer.Option("-o", metavar="KEY=VALUE", help="Override a setting.")] = None,
     dry_run: Annotated[
         bool,
@@ -52,7 +56,14 @@ def edit(
 
     progress = TerminalProgress(out.name)
     places: dict[str, str] = {}
-    chosen = read_facts(facts, skip_bad=skip_bad, tell=progress.tell, places=places)
+    given = read_facts(facts, skip_bad=skip_bad, tell=progress.tell, places=places)
+    chosen = taught_in_other_words(given, wordings)
+    reworded = sum(new.teaching_prompts != old.teaching_prompts for new, old in zip(chosen, given, strict=True))
+    if reworded:
+        progress.tell(
+            f"{reworded} of {len(chosen)} facts are also taught in other words of their relations; "
+            f"--wordings 0 leaves that out"
+        )
     recipe = correction_recipe(
         model,
         method,

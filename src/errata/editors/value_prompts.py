@@ -15,6 +15,7 @@ from errata.models.replay import UpperLayers
 
 __all__ = ["FactPrompts", "Portion", "portions"]
 
+_CONTEXTS = 3  # the bare prompt among them: so many stay, however many prompts teach
 _KEYS_A_TOKEN = 1000  # a token costs twice as much when attention spans about this many keys (12 blocks of width 768)
 
 
@@ -43,7 +44,7 @@ class FactPrompts:
     def of(
         cls, model: EditableModel, fact: Fact, templates: Sequence[str], essence_end: bool, token: FactToken
     ) -> "FactPrompts":
-        """Encode a fact's prompts.
+        """Encode a fact's prompts; a teaching prompt takes the place of a context, so that it costs nothing.
 
         Args:
             model: whose tokens.
@@ -53,8 +54,9 @@ class FactPrompts:
             token: the token at which δ acts.
         """
         target = model.encode_target(fact.target_new, fact.text, fact.join)
-        placed = [place(model, fact, t, token=token) for t in templates]
-        placed += [place(model, told, token=token) for told in _reworded(fact)]
+        told = [place(model, reworded, token=token) for reworded in _reworded(fact)]
+        contexts = templates[: max(_CONTEXTS, len(templates) - len(told))]
+        placed = [place(model, fact, t, token=token) for t in contexts] + told
         essence, subject_at = place(model, fact, prompt="{} is a", token=token)
         rows = [ids + target[:-1] for ids, _ in placed] + [essence]
         for ids in rows:
