@@ -15,7 +15,8 @@ from errata.editors.contexts import ContextSettings, sample_contexts
 from errata.editors.keys import FactToken
 from errata.editors.regularisers import AnySettings, regulariser
 from errata.editors.settings import EditorSettings
-from errata.editors.statistics import StatisticsStore
+from errata.editors.statistics import SecondMoment, StatisticsStore
+from errata.editors.subjects import subject_keys
 from errata.editors.text_source import TextSource
 from errata.editors.update import Change, Update, overlay
 from errata.editors.value_settings import FAST_PREFIXES
@@ -35,6 +36,10 @@ class ClosedFormSettings(EditorSettings):
     """Prefixes over which keys are averaged and under which v* is optimised."""
     statistics: TextSource = TextSource()
     """Text behind the covariance C."""
+    subjects: float = Field(default=0.0, ge=0)
+    """β: C + β·mean(k kᵀ) over the keys of some 300 made-up subjects stands for C. Text is mostly not subjects; an edit
+    leaks into other facts through what the keys of all subjects have in common, and this keeps that. 0 as published;
+    1 where a model has no published settings (docs/real-models.md)."""
     fact_token: FactToken = "subject_last"
     """The token whose key stands for the fact: the subject's last (2202.05262 §3.1, all published settings), its
     first, the one after it, or the prompt's last. "last_padded" is kmeng01/rome's form of "last": the last position
@@ -83,6 +88,18 @@ class ClosedForm(Editor):
     def _layers(self) -> Sequence[int]:
         """Return the edited layers."""
         raise NotImplementedError
+
+    def _second_moments(
+        self, model: EditableModel, statistics: StatisticsStore, layers: Sequence[int]
+    ) -> list[SecondMoment]:
+        """Return C of each layer, with the keys of subjects where they count."""
+        s = self.settings
+        moments = statistics.second_moments(model, layers, s.statistics)
+        if not s.subjects:
+            return moments
+        keys = subject_keys(model, layers, s.fact_token)
+        paths = [model.mlp_out(layer) for layer in layers]
+        return [moment.with_keys(keys[path], s.subjects) for path, moment in zip(paths, moments, strict=True)]
 
     def _update(self, model: EditableModel, batch: Sequence[Fact]) -> Update:
         """Return what the method's own equation asks for."""

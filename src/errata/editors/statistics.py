@@ -55,6 +55,16 @@ class SecondMoment:
             C.diagonal().add_(ridge * C.diagonal().mean())
         return C
 
+    def with_keys(self, keys: Float[Tensor, "in key"], weight: float) -> "SecondMoment":
+        """Return C + β·mean(k kᵀ) over further keys.
+
+        Args:
+            keys: K, a key a column.
+            weight: β.
+        """
+        K = keys.double()
+        return SecondMoment((self.matrix.double() + weight * (K @ K.T) / K.shape[1]).float(), self.tokens)
+
     def shortage(self) -> str:
         """Say what is wrong with the text behind C, and what is needed: too few tokens, or too few different keys."""
         d = len(self.matrix)

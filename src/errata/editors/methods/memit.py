@@ -33,7 +33,10 @@ _STARTS = ("The", "Therefore", "Because", "I", "You")
 class SpreadSettings(ClosedFormSettings):
     """What methods that spread edits over layers have in common. Defaults are those of kmeng01/memit for GPT2-XL."""
 
-    unpublished: ClassVar[Mapping[str, Any]] = {"value": {"clamp_norm_factor": 1.0, "steps": 30, "settled": 0.002}}
+    unpublished: ClassVar[Mapping[str, Any]] = {
+        "value": {"clamp_norm_factor": 1.0, "steps": 30, "settled": 0.002},
+        "subjects": 1.0,
+    }
 
     layers: tuple[int, ...] = Field(min_length=1)
     """The edited layers R, ascending; z* acts at the last. GPT2-XL 13 to 17, GPT-J 3 to 8 (0-indexed)."""
@@ -119,7 +122,7 @@ class MEMIT(ClosedForm):
         super().prepare(model, statistics, rng)
         s = self.settings
         paths = [model.mlp_out(layer) for layer in s.layers]
-        moments = statistics.second_moments(model, s.layers, s.statistics)
+        moments = self._second_moments(model, statistics, s.layers)
         self._weights = self._strengths(model, dict(zip(paths, moments, strict=True)))
         for path in paths:
             self._weigh(path, moments.pop(0))  # a C is let go once it is factored

@@ -22,7 +22,7 @@ __all__ = ["PMET", "PMETSettings"]
 class PMETSettings(MEMITSettings):
     """Settings of PMET. Defaults are those of xpq-tech/PMET for GPT-J, the smaller of its models."""
 
-    unpublished: ClassVar[Mapping[str, Any]] = {"covariance_weight": "auto", "ridge": 1e-3}
+    unpublished: ClassVar[Mapping[str, Any]] = {"covariance_weight": "auto", "ridge": 1e-3, "subjects": 1.0}
 
     covariance_weight: Weight = 6_000.0
     """λ, the weight of C against the keys of the batch (`mom2_update_weight`). GPT-NeoX 20B 15,000."""

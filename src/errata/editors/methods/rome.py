@@ -29,6 +29,7 @@ class ROMESettings(RidgeSettings):
     # 20 prefixes cost a real model four times as long as six, and show no better outcome (docs/real-models.md).
     unpublished: ClassVar[Mapping[str, Any]] = {
         "ridge": 1e-3,
+        "subjects": 1.0,
         "contexts": {"lengths": ((5, 3), (10, 3))},
         "value": {"steps": 30, "settled": 0.002},
     }
@@ -66,7 +67,7 @@ class ROME(ClosedForm):
         s = self.settings
         self._templates.insert(0, "{}")
         if s.use_covariance:
-            (moment,) = statistics.second_moments(model, [s.layer], s.statistics)
+            (moment,) = self._second_moments(model, statistics, [s.layer])
             self._precision = Factored(moment.ridged(s.ridge), f"the covariance of layer {s.layer}")
 
     def _update(self, model: EditableModel, batch: Sequence[Fact]) -> Update:
