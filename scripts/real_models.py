@@ -200,11 +200,11 @@ def chosen(model: EditableModel, file: Path, n: int, known: bool) -> list[Fact]:
     return found[:n]
 
 
-def held_out(model: EditableModel, file: Path) -> list[list[int]]:
+def held_out(model: EditableModel, file: Path, lines: int = LINES) -> list[list[int]]:
     """Return token rows from the last long lines of a text."""
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").split("\n") if len(line.split()) > TOKENS]
+    long = [line.strip() for line in file.read_text(encoding="utf-8").split("\n") if len(line.split()) > TOKENS]
     with model.bare():
-        return [row[:TOKENS] for row in model.encode(lines[-LINES:])]
+        return [row[:TOKENS] for row in model.encode(long[-lines:])]
 
 
 def nested(settings: dict[str, Any]) -> dict[str, Any]:

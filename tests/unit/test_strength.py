@@ -55,8 +55,6 @@ def test_doubling_every_key_changes_no_update_of_a_calibrated_method(tmp_path: P
             model = tiny_model("gpt2", torch.float64)
             with torch.no_grad():
                 # Keys of twice the length and a W of half the size put out the same.
-                for path in model.mlp_in(1):
-                    model.parameter(path).mul_(1.0)
                 model.write(model.mlp_out(1), model.weight(model.mlp_out(1)) / factor)
                 scaled = model.module(model.mlp_out(1)).register_forward_pre_hook(lambda _m, a, f=factor: (a[0] * f,))
             settings = resolve_settings(method, model, {"layers": [1], "statistics": {"source": text}})

@@ -41,8 +41,8 @@ class TextSource(EditorSettings):
     "wikimedia/wikipedia:20231101.en"; the recipes in `recipes/papers` do so too."""
     bound: float | None = Field(default=2.5, gt=1)
     """Read own text and hub data sets until C is known this well: until keys that it has not counted have a mean
-    kᵀC⁻¹k of at most this many times d. Exact statistics give 1; that less changes no outcome of an edit is measured in
-    docs/results/real-models.md. Lab texts and files are read to their end. None (null): all `samples` are read, as
+    kᵀC⁻¹k of at most this many times d. Exact statistics give 1; what more and fewer tokens come to is measured in
+    docs/real-models.md. Lab texts and files are read to their end. None (null): all `samples` are read, as
     published."""
     samples: int = Field(default=100_000, ge=1)
     """How many texts at most (`mom2_n_samples`). 100,000 in kmeng01/rome."""

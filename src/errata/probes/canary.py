@@ -28,8 +28,10 @@ _PROSE = 0.25  # of a lab canary's lines: held-out text beside facts
 class LineCanary:
     """Compare what a model predicts after and within lines with what it predicted before any edit.
 
-    KL(p₀‖p) is of the predictions after a line's last token, in nats, the mean over lines; `kept` the share of lines
-    whose most probable next token is the same; `perplexity` that of the lines' own tokens, as a multiple of before.
+    KL(p₀‖p) is of the predictions after a line's last token, in nats, the mean over lines. `kept` is the share of lines
+    after which the answer stays: the token that was the most probable is still half as probable as the one that now is,
+    since of two that are nearly as probable either may come first by a hair. `perplexity` is that of the lines' own
+    tokens, as a multiple of before.
     Lines are read as they are: what a method puts before a question is part of its answer and no damage to the model.
 
     Args:
@@ -57,7 +59,7 @@ class LineCanary:
         ends, nll = self._read(model)
         found = {
             "kl": float(self._shifts(ends).mean()),
-            "kept": float((ends.argmax(-1) == self._best).double().mean()),
+            "kept": self._kept(ends),
             "perplexity": math.exp(min(nll - self._nll, 700.0)) if math.isfinite(nll) else nll,
         }
         if batch:
@@ -70,6 +72,10 @@ class LineCanary:
         """Return KL(p₀‖p) after each line, in nats."""
         found: list[float] = self._shifts(self._read(model)[0]).tolist()
         return found
+
+    def _kept(self, ends: Float[Tensor, "line vocab"]) -> float:
+        answer = ends.gather(1, self._best[:, None])[:, 0]
+        return float((answer >= ends.amax(1) - math.log(2)).double().mean())
 
     def _shifts(self, ends: Float[Tensor, "line vocab"]) -> Float[Tensor, " line"]:
         # Rounding leaves a hair below zero where nothing has moved.

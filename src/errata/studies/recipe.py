@@ -153,7 +153,8 @@ class GuardSection(_Section):
     budget: float = Field(default=0.05, gt=0)
     """The most that the canary's mean KL(p₀‖p) may reach over all edits, in nats."""
     kept: float = Field(default=0.9, ge=0, le=1)
-    """The least share of the canary's lines after which the most probable token stays the same."""
+    """The least share of the canary's lines after which the answer stays: the token that was the most probable is still
+    half as probable as the one that now is."""
     perplexity: float = Field(default=1.1, gt=1)
     """The most that the canary's perplexity may be, as a multiple of the unedited model's."""
     pace: float = Field(default=4.0, gt=0)

@@ -22,7 +22,7 @@ class Limits:
 
     Args:
         budget: the most that the mean KL of the canary may reach.
-        kept: the least share of the canary's lines whose most probable next token is still the unedited model's.
+        kept: the least share of the canary's lines after which the unedited model's answer stays.
         perplexity: the most that the canary's perplexity may be, as a multiple of the unedited model's.
         pace: how many equal shares of the rest of the budget one edit may take.
         horizon: for how many more edits the budget is to last where their number is not known.

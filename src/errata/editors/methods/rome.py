@@ -26,7 +26,7 @@ KeyAndOutput = tuple[Float[Tensor, " in"], Float[Tensor, " out"]]
 class ROMESettings(RidgeSettings):
     """Settings of the one-layer methods."""
 
-    # 20 prefixes cost a real model four times as long as six, and show no better outcome (docs/real-models.md).
+    # 20 prefixes cost a real model about three times as long as six.
     unpublished: ClassVar[Mapping[str, Any]] = {
         "ridge": 1e-3,
         "subjects": 1.0,
