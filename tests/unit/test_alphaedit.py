@@ -28,7 +28,7 @@ SETTINGS = {
 
 
 def prepared(model: EditableModel, **chosen) -> Editor:
-    editor = editor_class("alphaedit")(resolve_settings("alphaedit", model, SETTINGS | chosen))
+    editor = editor_class("alphaedit")(resolve_settings("alphaedit", model, {"subjects": 0.0} | SETTINGS | chosen))
     editor.prepare(model, Given(), Random(0))
     return editor
 

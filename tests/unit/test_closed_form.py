@@ -41,7 +41,7 @@ def covariance(model: EditableModel, layer: int) -> Tensor:
 
 
 def prepared(name: str, model: EditableModel, **chosen) -> Editor:
-    editor = editor_class(name)(resolve_settings(name, model, CLOSED_FORM[name] | chosen))
+    editor = editor_class(name)(resolve_settings(name, model, {"subjects": 0.0} | CLOSED_FORM[name] | chosen))
     editor.prepare(model, Given(), Random(0))
     return editor
 

@@ -42,7 +42,9 @@ def covariance(model: EditableModel) -> Tensor:
 def prepared(name: str, model: EditableModel, **chosen) -> Editor:
     layer = {"layers": (LAYER,)} if name in ("emmet", "memit") else {"layer": LAYER}
     editor = editor_class(name)(
-        resolve_settings(name, model, {**layer, "value": VALUE, "contexts": CONTEXTS, "ridge": 0.0, **chosen})
+        resolve_settings(
+            name, model, {**layer, "value": VALUE, "contexts": CONTEXTS, "ridge": 0.0, "subjects": 0.0, **chosen}
+        )
     )
     editor.prepare(model, Given(), Random(0))
     return editor

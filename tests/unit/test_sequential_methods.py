@@ -34,7 +34,7 @@ OWN = {
 
 
 def prepared(name: str, model: EditableModel, **chosen) -> Editor:
-    editor = editor_class(name)(resolve_settings(name, model, SETTINGS | OWN[name] | chosen))
+    editor = editor_class(name)(resolve_settings(name, model, {"subjects": 0.0} | SETTINGS | OWN[name] | chosen))
     editor.prepare(model, Given(), Random(0))
     return editor
 

@@ -50,7 +50,8 @@ def relation_of(fact: Fact, known: Sequence[Relation]) -> Relation | None:
     """Return the relation that a fact's prompt asks for, or none.
 
     It is the first of the known ones that has a cue in the prompt, as whole words: special relations come before
-    general ones. An object that is a number asks for a year, any other for none.
+    general ones. Where the prompt ends with the cue and "of" ("{} is the birthplace of"), it asks the other way round,
+    and the cue does not count. An object that is a number asks for a year, any other for none.
 
     Args:
         fact: the fact.
@@ -118,4 +119,6 @@ def _words(text: str) -> list[str]:
 
 def _holds(words: Sequence[str], cue: str) -> bool:
     wanted = [*_words(cue), *([_END] if cue.endswith(_END) else [])]
-    return any(list(words[at : at + len(wanted)]) == wanted for at in range(len(words)))
+    n = len(wanted)
+    places = [at for at in range(len(words)) if list(words[at : at + n]) == wanted]
+    return any(list(words[at + n :]) != ["of", _END] for at in places)
