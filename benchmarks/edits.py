@@ -53,11 +53,12 @@ class Bench:
         model: fresh.
         method: its name.
         folder: for statistics.
-        settings: of the method. Its strength is to be a number: the plain implementation calibrates nothing.
+        settings: of the method. Its strength is to be a number: the plain implementation calibrates nothing, and
+            counts no subjects in C.
     """
 
     def __init__(self, model: EditableModel, method: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        editor = editor_class(method)(resolve_settings(method, model, settings))
+        editor = editor_class(method)(resolve_settings(method, model, {"subjects": 0.0, **settings}))
         assert isinstance(editor, ClosedForm)
         self.model, self.method, self.editor, self.store = model, method, editor, StatisticsStore(folder)
         self.editor.prepare(model, self.store, Random(0))

@@ -26,6 +26,7 @@ class AlphaEditSettings(SpreadSettings):
 
     unpublished: ClassVar[Mapping[str, Any]] = {
         **SpreadSettings.unpublished,
+        "subjects": 0.0,  # what they do to its null space is not measured yet
         "free_share": 0.8,
         "identity_weight": "auto",
     }
